@@ -1,0 +1,1 @@
+"""Edges: translate for people and programs; decide nothing."""

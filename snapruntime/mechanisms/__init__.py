@@ -1,0 +1,1 @@
+"""Mechanisms: each module touches one facility of the operating system or of CRIU."""

@@ -1,0 +1,184 @@
+"""The host's end of the control channel, with the log pipe and the life of the process watched beside it.
+
+A worker that floods its log, dies, or falls silent must not stop us: every wait is one poll on the control socket, the
+log pipe and the pidfd, until a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from snapruntime.mechanisms.process import Exit, Process
+from snapruntime.worker import wire
+
+#: How much of a function's output is kept in memory; what comes after is still passed on, but not kept.
+LOG_LIMIT = 1 << 20
+
+LogSink = Callable[[bytes], None]
+
+
+class Disconnected(Exception):
+    """The worker closed the channel or ended, which it may at any time.
+
+    Attributes:
+        exit: how it ended; None where it still runs, with the channel closed.
+    """
+
+    def __init__(self, exit: Exit | None) -> None:
+        super().__init__(str(exit) if exit else "the control channel was closed")
+        self.exit = exit
+
+
+class ChannelEnds:
+    """The descriptors of a channel before there is a process at its far end.
+
+    Attributes:
+        far_control, far_log: what the process gets as descriptors 3, and 1 and 2.
+    """
+
+    def __init__(self) -> None:
+        self.control, self.far_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.log, self.far_log = os.pipe2(os.O_CLOEXEC)
+        self.control.setblocking(False)
+        os.set_blocking(self.log, False)
+
+    def identities(self) -> tuple[str, str]:
+        """CRIU's names of the far ends: control socket, log pipe."""
+        control, log = os.fstat(self.far_control.fileno()).st_ino, os.fstat(self.far_log).st_ino
+        return f"socket:[{control}]", f"pipe:[{log}]"
+
+    def close_far(self) -> None:
+        """To be called once the process has its own: end of file must mean its end."""
+        if self.far_log >= 0:
+            self.far_control.close()
+            os.close(self.far_log)
+            self.far_log = -1
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self.close_far()
+        if self.log >= 0:
+            self.control.close()
+            os.close(self.log)
+            self.log = -1
+
+
+class Channel:
+    """Messages to and from one process, and its output."""
+
+    def __init__(self, ends: ChannelEnds, process: Process, sink: LogSink | None = None) -> None:
+        self._ends = ends
+        self._process = process
+        self._reader = wire.FrameReader()
+        self._frames: list[tuple[dict[str, Any], bytes]] = []
+        self._log_open = True
+        self.sink = sink
+        self._kept = bytearray()
+        self._dropped = 0
+
+    def send(self, header: dict[str, Any], body: bytes = b"", *, deadline: float) -> None:
+        """Send one message.
+
+        Args:
+            deadline: `time.monotonic()` until which it must have been taken.
+
+        Raises:
+            TimeoutError: the process did not read it in time.
+            Disconnected: there is nobody to read it.
+        """
+        data = memoryview(wire.encode(header, body))
+        while data:
+            try:
+                data = data[self._ends.control.send(data) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT, deadline)
+            except OSError:
+                self._raise_disconnected(deadline)
+
+    def receive(self, *, deadline: float) -> tuple[dict[str, Any], bytes]:
+        """The next message.
+
+        Raises:
+            TimeoutError: none came until `deadline`.
+            Disconnected: none will come.
+            snapruntime.worker.wire.WireError: what came is no message.
+        """
+        while not self._frames:
+            try:
+                data = self._ends.control.recv(1 << 18)
+            except BlockingIOError:
+                self._wait(select.POLLIN, deadline)
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._raise_disconnected(deadline)
+            self._frames += self._reader.feed(data)
+        return self._frames.pop(0)
+
+    def _wait(self, event: int, deadline: float) -> None:
+        """Until the control socket has `event`, passing on the process's output meanwhile."""
+        poll = select.poll()
+        poll.register(self._ends.control, event)
+        if self._log_open:
+            poll.register(self._ends.log, select.POLLIN)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            for fd, _ in poll.poll(left * 1000):
+                if fd == self._ends.control.fileno():
+                    return
+                self._read_log()
+                if not self._log_open:
+                    poll.unregister(self._ends.log)
+
+    def _raise_disconnected(self, deadline: float) -> None:
+        # The socket closes a moment before the process can be waited for; its children may hold it open for longer.
+        raise Disconnected(self._process.wait(min(1.0, max(0.0, deadline - time.monotonic()))))
+
+    def _read_log(self) -> None:
+        try:
+            data = os.read(self._ends.log, 1 << 18)
+        except BlockingIOError:
+            return
+        if not data:
+            self._log_open = False
+            return
+        room = max(0, LOG_LIMIT - len(self._kept))
+        self._kept += data[:room]
+        self._dropped += max(0, len(data) - room)
+        if self.sink is not None:
+            self.sink(data)
+
+    def drain_log(self) -> None:
+        """Read what the process has written so far, without waiting for more.
+
+        What it wrote before a message is in the pipe by the time the message is here. The bound is for a process that
+        writes as fast as we read.
+        """
+        for _ in range(16):
+            before = len(self._kept) + self._dropped
+            if self._log_open:
+                self._read_log()
+            if len(self._kept) + self._dropped == before:
+                return
+
+    def take_logs(self) -> str:
+        """What was written since the last call, with a note of how much could not be kept."""
+        self.drain_log()
+        text = bytes(self._kept).decode("utf-8", "replace")
+        if self._dropped:
+            text += f"\n[snapruntime: {self._dropped} more bytes were written and not kept]\n"
+        self._kept.clear()
+        self._dropped = 0
+        return text
+
+    def close(self) -> None:
+        """Give the descriptors back; the worker ends by itself where it can."""
+        self._ends.close()

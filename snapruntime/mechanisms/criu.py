@@ -1,0 +1,262 @@
+"""The only caller of CRIU: one `criu swrk` process per request, spoken to by its RPC protocol (images/rpc.proto).
+
+`start` forks a CRIU that waits for its request, so that the request itself costs no exec; the descriptors that a copy
+inherits must exist by then. `dump` and `restore` send the one request. Every call has a deadline, since a capability
+that is missing can make CRIU hang instead of fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from snapruntime.mechanisms.process import Process, Spawner
+from snapruntime.values.errors import HostError, SnapruntimeError
+from snapruntime.values.host import Criu, dotted
+
+if TYPE_CHECKING:
+    import pycriu
+
+_RPC_FD, _IMAGES_FD, _WORK_FD, _LOG_FD = 3, 4, 5, 2
+#: The first number free for descriptors that a copy inherits.
+FIRST_INHERITED_FD = 10
+
+#: A deleted file that was still open is kept in the images whole: up to what Lambda gives /tmp (512 MB).
+_GHOST_LIMIT = 512 << 20
+
+_import_lock = threading.Lock()
+
+
+class CriuError(SnapruntimeError):
+    """CRIU refused, failed, or did not answer in time.
+
+    Attributes:
+        log: the lines of CRIU's own log that name errors, oldest first.
+    """
+
+    default_code = "Snapruntime.Criu"
+
+    def __init__(self, message: str, log: Sequence[str]) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalMount:
+    """A mount that CRIU neither saves nor makes, but is handed.
+
+    Attributes:
+        key: its name in the images.
+        point: where the process sees it.
+        source: where CRIU finds it at the restore, in the spawner's mount namespace.
+    """
+
+    key: str
+    point: str
+    source: str
+
+
+def import_pycriu(criu: Criu) -> Any:
+    """Import the `pycriu` that belongs to `criu`: its messages must be those of that version.
+
+    Raises:
+        HostError: it is not there, or cannot be imported.
+    """
+    with _import_lock:
+        if "pycriu" not in sys.modules:
+            if criu.pycriu is not None:
+                sys.path.append(str(criu.pycriu))
+            try:
+                import pycriu
+            except ImportError as error:
+                raise HostError(
+                    f"The Python module pycriu, which belongs to {criu.describe()}, cannot be imported: {error}",
+                    hint="Run `snapruntime setup`; it brings pycriu where it is missing.",
+                ) from error
+            finally:
+                if criu.pycriu is not None:
+                    sys.path.remove(str(criu.pycriu))
+        return sys.modules["pycriu"]
+
+
+class CriuWorker:
+    """A `criu swrk` that waits for its one request. Closing it kills it; what it restored goes on."""
+
+    def __init__(self, spawner: Spawner, criu: Criu, images_fd: int, *, ruid: int, inherit: Sequence[int] = ()) -> None:
+        """Start CRIU.
+
+        Args:
+            spawner: its parent, and that of what it restores.
+            criu: which CRIU.
+            images_fd: the folder of the images.
+            ruid: the real user it runs as: the one of the processes it is for.
+            inherit: descriptors to keep for a restored process, in the order of `restore`'s keys.
+        """
+        self._criu = criu
+        self._log_fd = os.memfd_create("criu-log", os.MFD_CLOEXEC)
+        fds = {_LOG_FD: self._log_fd, _IMAGES_FD: images_fd}
+        fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
+        try:
+            self._process: Process = spawner.spawn(
+                [*criu.argv, "swrk", str(_RPC_FD)],
+                environment={"PATH": os.defpath, "HOME": "/"},
+                fds=fds,
+                plan=[["open_folder", WORK_FOLDER, _WORK_FD]],
+                ruid=ruid,
+                rpc_fd=_RPC_FD,
+            )
+        except BaseException:
+            os.close(self._log_fd)
+            raise
+
+    def probe_kernel(self, deadline: float) -> None:
+        """Let CRIU find out what this kernel can do; it keeps the answer in the spawner's /run for all that follow.
+
+        This must be the first request below a spawner, and by root in every respect: one of the probes initialises
+        libxtables, which exits (status 111) where real and effective user differ.
+
+        Raises:
+            CriuError: CRIU cannot work here.
+        """
+        rpc = import_pycriu(self._criu).rpc
+        request = rpc.criu_req(type=rpc.FEATURE_CHECK)
+        request.features.mem_track = True
+        self._call(request, deadline)
+
+    def dump(
+        self,
+        inner_pid: int,
+        *,
+        mounts: Sequence[ExternalMount],
+        externals: Sequence[str],
+        deadline: float,
+    ) -> None:
+        """Write the images of the process tree at `inner_pid`, which ends by it. On an error it goes on running.
+
+        Raises:
+            CriuError: with the error lines of CRIU's log.
+        """
+        rpc = import_pycriu(self._criu).rpc
+        request = self._request(rpc, rpc.DUMP, log_level=4, deadline=deadline)
+        request.opts.pid = inner_pid
+        request.opts.ext_unix_sk = True
+        request.opts.file_locks = True
+        request.opts.link_remap = True
+        request.opts.ghost_limit = _GHOST_LIMIT
+        request.opts.external.extend(externals)
+        request.opts.external.extend(f"mnt[{mount.point}]:{mount.key}" for mount in mounts)
+        self._call(request, deadline)
+
+    def restore(
+        self,
+        *,
+        root: str,
+        mounts: Sequence[ExternalMount],
+        inherited: Sequence[str],
+        deadline: float,
+        log_level: int = 1,
+    ) -> int:
+        """Bring the images to life as the spawner's child; return its PID as the spawner sees it.
+
+        Args:
+            root: the mount that becomes the copy's `/`.
+            mounts: where the other mounts come from.
+            inherited: CRIU's keys (`socket:[INODE]`, …) of the descriptors given as `inherit`, in that order.
+            deadline: `time.monotonic()` at which CRIU is given up.
+            log_level: 1 logs errors only. 4 logs all, and costs milliseconds.
+
+        Raises:
+            CriuError: with the error lines of CRIU's log.
+        """
+        rpc = import_pycriu(self._criu).rpc
+        request = self._request(rpc, rpc.RESTORE, log_level=log_level, deadline=deadline)
+        request.opts.root = root
+        request.opts.rst_sibling = True
+        request.opts.external.extend(f"mnt[{mount.key}]:{mount.source}" for mount in mounts)
+        for index, key in enumerate(inherited):
+            request.opts.inherit_fd.add(key=key, fd=FIRST_INHERITED_FD + index)
+        return int(self._call(request, deadline).restore.pid)
+
+    def _request(self, rpc: Any, kind: int, *, log_level: int, deadline: float) -> Any:
+        request = rpc.criu_req(type=kind)
+        opts = request.opts
+        opts.images_dir_fd = _IMAGES_FD
+        opts.work_dir_fd = _WORK_FD
+        opts.log_level = log_level
+        opts.log_to_stderr = True
+        opts.timeout = max(1, int(deadline - time.monotonic()) + 1)
+        # A connection's other end belongs to the process that was dumped, not to each copy: it comes back closed.
+        opts.tcp_close = True
+        opts.manage_cgroups_mode = rpc.IGNORE
+        if self._criu.version >= (3, 19, 0):
+            opts.network_lock = rpc.SKIP
+        return request
+
+    def _call(self, request: Any, deadline: float) -> Any:
+        rpc = self._process.rpc
+        assert rpc is not None
+        what = {1: "checkpoint", 2: "restore"}.get(request.type, "probe of this kernel")
+        poll = select.poll()
+        poll.register(rpc, select.POLLIN)
+        try:
+            rpc.send(request.SerializeToString())
+            answered = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            data = rpc.recv(1 << 16) if answered else None
+        except OSError:
+            data = b""
+        if data is None:
+            self._process.kill()
+            raise CriuError(f"CRIU did not finish the {what} in time and was stopped", self.error_lines())
+        if not data:
+            ended = self._process.wait(5.0)
+            raise CriuError(f"CRIU {dotted(self._criu.version)} ended during the {what} ({ended})", self.error_lines())
+        response = import_pycriu(self._criu).rpc.criu_resp()
+        response.ParseFromString(data)
+        if not response.success:
+            text = response.cr_errmsg.strip() or (os.strerror(response.cr_errno) if response.cr_errno else "")
+            raise CriuError(f"CRIU refused the {what}" + (f": {text}" if text else ""), self.error_lines())
+        return response
+
+    def log(self) -> str:
+        """All that CRIU has logged so far."""
+        size = os.fstat(self._log_fd).st_size
+        return os.pread(self._log_fd, size, 0).decode("utf-8", "replace")
+
+    def error_lines(self) -> list[str]:
+        """The log's lines that name errors, without CRIU's time stamps; warnings where there is no error."""
+        lines = [re.sub(r"^\([\d.]+\)\s*", "", line).strip() for line in self.log().splitlines()]
+        errors = [line for line in lines if "Error (" in line]
+        return errors or [line for line in lines if "Warn" in line][-5:]
+
+    def close(self) -> None:
+        """End this CRIU if it still runs."""
+        if self._log_fd >= 0:
+            self._process.close()
+            os.close(self._log_fd)
+            self._log_fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+#: Where CRIU writes its statistics; on the spawner's own tmpfs, so that they never pile up.
+WORK_FOLDER = "/run/snapruntime/criu-work"
+
+
+def snapshot_criu_facts(criu: Criu) -> Mapping[str, str]:
+    """What of CRIU a snapshot depends on."""
+    return {"criu": dotted(criu.version), "binary": str(Path(criu.binary))}

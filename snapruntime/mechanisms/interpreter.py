@@ -1,0 +1,89 @@
+"""What a Python interpreter is made of: asked from the interpreter itself, as it will be inside the sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from snapruntime.values.errors import UsageError
+
+#: The oldest Python that `snapruntime.worker` runs on.
+OLDEST = (3, 9)
+_DEADLINE_S = 60.0
+
+_QUESTION = """
+import json, sys
+print(json.dumps([sys.version_info[:3], sys.implementation.name, [sys.prefix, sys.base_prefix, sys.exec_prefix,
+                  sys.base_exec_prefix], sys.path]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python interpreter.
+
+    Attributes:
+        executable: the path it is started by; a virtual environment's is a link, and must stay one.
+        version: major, minor, micro.
+        folders: where it and the packages it imports from live; each exists.
+        search_path: its sys.path without the script's own folder.
+    """
+
+    executable: str
+    version: tuple[int, int, int]
+    folders: tuple[str, ...]
+    search_path: tuple[str, ...]
+
+
+def locate(python: str) -> str:
+    """The absolute path of the interpreter that the user named: a file, a virtual environment's folder, or a command.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = os.path.abspath(python)
+    if os.path.isdir(path):
+        path = os.path.join(path, "bin", "python")
+    elif os.sep not in python:
+        path = shutil.which(python) or path
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise UsageError(
+            f"There is no Python interpreter at {python}.",
+            hint="Give --python the path of an interpreter, or of a virtual environment's folder.",
+        )
+    return path
+
+
+def inspect(executable: str) -> Interpreter:
+    """Ask an interpreter what it is made of.
+
+    Raises:
+        UsageError: it is no Python, or one too old.
+    """
+    try:
+        # Isolated, as the worker's environment will be too: no PYTHON* variables, no packages of one user's.
+        done = subprocess.run(
+            [executable, "-I", "-c", _QUESTION],
+            cwd="/",
+            env={"PATH": os.defpath},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_DEADLINE_S,
+            check=True,
+        )
+        version, name, prefixes, search_path = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
+        said = getattr(error, "stderr", None) or b""
+        reason = said.decode("utf-8", "replace").strip().splitlines()[-1:] or [str(error)]
+        raise UsageError(f"{executable} does not work as a Python interpreter: {reason[0]}") from error
+    if name != "cpython" or tuple(version) < OLDEST:
+        raise UsageError(
+            f"{executable} is {name} {'.'.join(map(str, version))}; functions need CPython {OLDEST[0]}.{OLDEST[1]} or "
+            "newer."
+        )
+    folders = [*prefixes, *search_path, os.path.dirname(executable), os.path.dirname(os.path.realpath(executable))]
+    known = dict.fromkeys(path for path in folders if path and os.path.exists(path))
+    return Interpreter(executable, tuple(version), tuple(known), tuple(path for path in search_path if path))

@@ -1,0 +1,388 @@
+"""One list of capability probes: it feeds `doctor`, the skips of tests, and the errors when `run` starts.
+
+No probe changes this process; what must be tried is tried in throwaway children (`host_trials`, `trial`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from snapruntime.mechanisms import capabilities
+from snapruntime.mechanisms.container import Container, find_container
+from snapruntime.mechanisms.criu_candidates import (
+    has_pointer_authentication,
+    minimum_version,
+    pycriu_trouble,
+    run_criu_check,
+)
+from snapruntime.mechanisms.criu_install import find_criu
+from snapruntime.mechanisms.host_facts import existing_folder, file_system, mounts, read_kernel_options
+from snapruntime.mechanisms.host_trials import run_trials
+from snapruntime.values.errors import HostError
+from snapruntime.values.host import CRIU_PREFERRED, CheckResult, Criu, Probe, Status, dotted
+
+#: Time namespaces, in which CRIU keeps CLOCK_MONOTONIC going on from the snapshot.
+_KERNEL_MINIMUM = (5, 6)
+#: The oldest that snapruntime has been tried on.
+_KERNEL_TRIED = (6, 1)
+
+#: Capabilities without which nothing works, with what they are for.
+_NEEDED = {
+    "SYS_ADMIN": "namespaces, mounts, and restoring processes",
+    "SETPCAP": "without it a restore hangs: CRIU cannot set the copy's capabilities",
+    "SYS_CHROOT": "entering a copy's root",
+    "SETUID": "running functions without privileges",
+    "SETGID": "running functions without privileges",
+    "NET_ADMIN": "CRIU's work on sockets",
+    "SYS_TIME": "the copies' clock (time namespace)",
+}
+#: Capabilities whose loss costs something, but not everything.
+_USEFUL = {
+    "CHOWN": "files of /tmp keep their owners",
+    "DAC_OVERRIDE": "access to files of functions, whoever owns them",
+    "KILL": "ending one copy by a signal",
+    "SYS_PTRACE": "hosts with a hardened ptrace need it",
+}
+
+#: Kernel options without which `criu check` or the sandbox fails.
+_OPTIONS = (
+    "CHECKPOINT_RESTORE",
+    "NAMESPACES",
+    "PID_NS",
+    "UTS_NS",
+    "IPC_NS",
+    "NET_NS",
+    "FHANDLE",
+    "EVENTFD",
+    "EPOLL",
+    "INOTIFY_USER",
+    "UNIX_DIAG",
+    "INET_DIAG",
+    "INET_UDP_DIAG",
+    "PACKET_DIAG",
+    "NETLINK_DIAG",
+    "SECCOMP_FILTER",
+    "PROC_PAGE_MONITOR",
+)
+_OPTIONS_USEFUL = ("TIME_NS", "OVERLAY_FS", "MEMCG", "NF_TABLES")
+
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "virtiofs")
+_SPACE_LEAST, _SPACE_COMFORT = 64_000_000, 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What several probes look at, gathered once."""
+
+    home: Path
+    container: Container
+    capabilities: frozenset[str]
+    criu: Criu | None
+    criu_error: HostError | None
+    check: CheckResult | None
+    trials: Mapping[str, str | None]
+
+
+def probe_host(home: Path) -> list[Probe]:
+    """Try everything `run` counts on; takes well under a second."""
+    return judge(gather(home))
+
+
+def judge(host: Host) -> list[Probe]:
+    """The answers of all probes to what was gathered."""
+    return [probe(host) for probe in PROBES]
+
+
+def gather(home: Path) -> Host:
+    """Collect what the probes judge."""
+    criu, error = None, None
+    try:
+        criu = find_criu(home)
+    except HostError as caught:
+        error = caught
+    return Host(
+        home=home,
+        container=find_container(),
+        capabilities=capabilities.effective(),
+        criu=criu,
+        criu_error=error,
+        check=run_criu_check(criu) if criu is not None else None,
+        trials=run_trials(),
+    )
+
+
+def require_host(home: Path) -> Criu:
+    """The CRIU to use, at the start of `run`: only what is quick to see, in a millisecond or two.
+
+    Raises HostError with what is missing, why it is needed, and what to do.
+    """
+    container, held = find_container(), capabilities.effective()
+    for probe in (_root(), _architecture(), _capabilities(held, container)):
+        if probe.blocks:
+            raise HostError(f"This host cannot run snapshots: {probe.detail}.", hint=probe.fix or "")
+    return find_criu(home)
+
+
+# --- the probes ------------------------------------------------------------------------------------------------------
+
+
+def _root() -> Probe:
+    uid = os.geteuid()
+    if uid == 0:
+        return Probe("root", "ok", "running as root", None, True)
+    return Probe(
+        "root", "missing", f"running as user {uid}, and CRIU needs root", "Run it with sudo, or as root.", True
+    )
+
+
+def _architecture() -> Probe:
+    machine = platform.machine()
+    if machine not in ("x86_64", "aarch64"):
+        return Probe("architecture", "missing", f"{machine} is not supported", "Use an x86_64 or arm64 host.", True)
+    pac = f" with pointer authentication: CRIU {dotted(minimum_version())} or newer only"
+    return Probe("architecture", "ok", machine + (pac if has_pointer_authentication() else ""), None, True)
+
+
+def _kernel(host: Host) -> Probe:
+    release = platform.release()
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    fix = f"Use a kernel of {dotted(_KERNEL_TRIED)} or newer."
+    if version < _KERNEL_MINIMUM:
+        return Probe("kernel", "missing", f"{release} is too old: {dotted(_KERNEL_MINIMUM)} is needed", fix, True)
+    if version < _KERNEL_TRIED:
+        return Probe("kernel", "degraded", f"{release}; older than any that was tried", fix, True)
+    return Probe("kernel", "ok", release, None, True)
+
+
+def _kernel_options(host: Host) -> Probe:
+    name, passed = "kernel_options", host.check is not None and host.check.passed
+    options = read_kernel_options(platform.release())
+    if options is None:
+        if passed:
+            return Probe(name, "ok", "not to be read here, but `criu check`, which tries them, passes", None, True)
+        fix = "Install the kernel's config file in /boot, or look at the other lines for what does not work."
+        return Probe(name, "degraded", "cannot be read (no /proc/config.gz, no /boot/config-…)", fix, True)
+    absent = [option for option in _OPTIONS if option not in options]
+    less = [option for option in _OPTIONS_USEFUL if option not in options]
+    fix = f"Use a kernel with CONFIG_{', CONFIG_'.join(absent or less)}."
+    if absent:
+        # CRIU's own word counts for more: a vendor's kernel may have an option under another name.
+        return Probe(name, "degraded" if passed else "missing", f"not built in: {', '.join(absent)}", fix, True)
+    if less:
+        return Probe(name, "degraded", f"not built in: {', '.join(less)}", fix, True)
+    return Probe(name, "ok", f"all {len(_OPTIONS) + len(_OPTIONS_USEFUL)} of them", None, True)
+
+
+def _capabilities(held: frozenset[str], container: Container) -> Probe:
+    lacking = [name for name in _NEEDED if name not in held]
+    if lacking:
+        detail = "lacking " + "; ".join(f"CAP_{name} ({_NEEDED[name]})" for name in lacking)
+        return Probe("capabilities", "missing", detail, container.grant(*lacking), True)
+    lesser = [name for name in _USEFUL if name not in held]
+    if lesser:
+        detail = "lacking " + "; ".join(f"CAP_{name} ({_USEFUL[name]})" for name in lesser)
+        return Probe("capabilities", "degraded", detail, container.grant(*lesser), True)
+    note = "" if "SYS_RESOURCE" in held else "; CAP_SYS_RESOURCE is not there, and not needed"
+    return Probe("capabilities", "ok", f"all that are needed{note}", None, True)
+
+
+def _namespaces(host: Host) -> Probe:
+    names = ("pid", "mnt", "ipc", "uts", "net", "time")
+    failed = {name: host.trials[name] for name in names if host.trials[name]}
+    if not failed:
+        return Probe("namespaces", "ok", f"{', '.join(names)}: created", None, True)
+    failed = {name: re.sub(r"^unshare\(\w+\): ", "", reason or "") for name, reason in failed.items()}
+    reasons = dict.fromkeys(failed.values())
+    detail = "; ".join(f"{', '.join(n for n in failed if failed[n] == reason)}: {reason}" for reason in reasons)
+    # Without time namespaces in the kernel, CRIU goes without; all others are made for each copy.
+    status: Status = "degraded" if set(failed) == {"time"} else "missing"
+    return Probe("namespaces", status, detail, host.container.grant("SYS_ADMIN"), True)
+
+
+def _trial(
+    name: str, trial: str, works: str, *, required: bool, loss: str = "", need: str = "SYS_ADMIN"
+) -> Callable[[Host], Probe]:
+    """A probe whose answer is one trial's outcome.
+
+    `loss`: what a failure costs where the thing is not required; `need`: the capability that it takes.
+    """
+
+    def probe(host: Host) -> Probe:
+        reason = host.trials[trial]
+        if reason is None:
+            return Probe(name, "ok", works, None, required)
+        detail = f"{reason}{'; ' if loss else ''}{loss}"
+        fix = host.container.grant(need)
+        if need in host.capabilities:
+            fix = host.container.loosen("apparmor") or "Look at what confines this process: AppArmor, SELinux, seccomp."
+        return Probe(name, "missing" if required else "degraded", detail, fix, required)
+
+    return probe
+
+
+def _run_folder(host: Host) -> Probe:
+    reason, kind = host.trials["run"], file_system("/run")
+    if reason is None:
+        return Probe("run_folder", "ok", f"{kind}; a private tmpfs can be mounted over it", None, True)
+    return Probe(
+        "run_folder", "missing", f"no tmpfs can be mounted on /run: {reason}", host.container.grant("SYS_ADMIN"), True
+    )
+
+
+def _user(host: Host) -> Probe:
+    reason = host.trials["other_uid"]
+    if reason is None:
+        return Probe("unprivileged_user", "ok", "functions can run without privileges", None, True)
+    return Probe("unprivileged_user", "missing", reason, host.container.grant("SETUID", "SETGID"), True)
+
+
+def _seccomp(host: Host) -> Probe:
+    match = re.search(r"^Seccomp:\s*(\d)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None or match[1] == "0":
+        return Probe("seccomp", "ok", "no filter", None, False)
+    fix = host.container.loosen("seccomp") or "Take SystemCallFilter= out of the unit, or what else filters calls."
+    return Probe("seccomp", "degraded", "a filter is active, and may refuse what CRIU does", fix, False)
+
+
+def _confinement(host: Host) -> Probe:
+    for place in ("/proc/self/attr/apparmor/current", "/proc/self/attr/current"):
+        try:
+            label = Path(place).read_text().strip("\0\n ")
+        except OSError:
+            continue
+        if not label or label.startswith(("unconfined", "kernel")) or ":unconfined_t:" in label:
+            break
+        kind = "label" if label.count(":") >= 3 else "apparmor"
+        fix = host.container.loosen(kind) or "Run it outside of that profile."
+        return Probe("confinement", "degraded", f"confined by {label}, which may refuse mounts and ptrace", fix, False)
+    return Probe("confinement", "ok", "neither AppArmor nor SELinux confines this process", None, False)
+
+
+def _criu(host: Host) -> Probe:
+    if host.criu is None:
+        error = host.criu_error
+        return Probe("criu", "missing", str(error), (error.hint if error else "") or "Run `snapruntime setup`.", True)
+    if host.criu.version < minimum_version() and has_pointer_authentication():
+        detail = f"{host.criu.describe()}: restores hang on this CPU (`paca`)"
+        return Probe("criu", "missing", detail, "Run `snapruntime setup`, which installs a newer one.", True)
+    note = "" if host.criu.version >= CRIU_PREFERRED else f"; {dotted(CRIU_PREFERRED)} handles more programs"
+    return Probe("criu", "ok", host.criu.describe() + note, None, True)
+
+
+def _criu_check(host: Host) -> Probe:
+    if host.check is None:
+        return Probe("criu_check", "missing", "there is no CRIU to ask", "Run `snapruntime setup`.", True)
+    if host.check.passed:
+        return Probe("criu_check", "ok", host.check.output, None, True)
+    fix = "Mend what else is missing in this list first; then the kernel lacks what CRIU names here."
+    return Probe("criu_check", "missing", host.check.output, fix, True)
+
+
+def _pycriu(host: Host) -> Probe:
+    if host.criu is None:
+        return Probe("pycriu", "missing", "comes with CRIU", "Run `snapruntime setup`.", True)
+    trouble = pycriu_trouble(host.criu.pycriu)
+    if trouble is not None:
+        return Probe("pycriu", "missing", trouble, "Run `snapruntime setup` again.", True)
+    return Probe("pycriu", "ok", f"imports, with protobuf {metadata.version('protobuf')}", None, True)
+
+
+def _python(host: Host) -> Probe:
+    # Older than 3.11 cannot get here: pip refuses to install snapruntime there.
+    return Probe("python", "ok", f"{platform.python_version()}, {sys.executable}", None, True)
+
+
+def _cgroups(host: Host) -> Probe:
+    found = [(fields[4], kind) for fields, kind in mounts() if kind in ("cgroup", "cgroup2")]
+    kinds = {kind for _, kind in found}
+    if not found:
+        detail, fix = "none mounted; memory and processor limits cannot be set", "Mount cgroup2 on /sys/fs/cgroup."
+        return Probe("cgroups", "degraded", detail, fix, False)
+    version = "v1 and v2 (hybrid)" if len(kinds) == 2 else ("v2" if "cgroup2" in kinds else "v1")
+    if any(os.access(point, os.W_OK) for point, _ in found):
+        return Probe("cgroups", "ok", f"{version}, writable", None, False)
+    fix = (
+        "Run as root."
+        if os.geteuid()
+        else (
+            "Give the container its own writable cgroup (podman, docker: --cgroupns=private and --privileged)."
+            if host.container.engine
+            else "Remount /sys/fs/cgroup read-write."
+        )
+    )
+    return Probe("cgroups", "degraded", f"{version}, read-only; memory and processor limits cannot be set", fix, False)
+
+
+def _data_folder(host: Host) -> Probe:
+    folder = existing_folder(host.home)
+    kind = file_system(str(folder))
+    if not os.access(folder, os.W_OK):
+        fix = "Run as root, or name another with SNAPRUNTIME_HOME."
+        return Probe("data_folder", "missing", f"{host.home} cannot be written", fix, True)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        fix = "Name a folder on a local disk with SNAPRUNTIME_HOME."
+        return Probe("data_folder", "degraded", f"{host.home} is on {kind}: restores wait for the network", fix, True)
+    if kind == "tmpfs":
+        fix = "Name a folder on a disk with SNAPRUNTIME_HOME."
+        return Probe("data_folder", "degraded", f"{host.home} is in memory (tmpfs): gone after a restart", fix, True)
+    return Probe("data_folder", "ok", f"{host.home} on {kind}", None, True)
+
+
+def _disk_space(host: Host) -> Probe:
+    free = shutil.disk_usage(existing_folder(host.home)).free
+    fix = f"Make room on the disk of {host.home}, or name another with SNAPRUNTIME_HOME."
+    detail = f"{free / 1e9:.1f} GB free"
+    if free < _SPACE_LEAST:
+        return Probe("disk_space", "missing", f"{free / 1e6:.0f} MB free", fix, True)
+    if free < _SPACE_COMFORT:
+        return Probe("disk_space", "degraded", f"{detail}; a snapshot can take 300 MB", fix, True)
+    return Probe("disk_space", "ok", detail, None, True)
+
+
+def _container(host: Host) -> Probe:
+    engine = host.container.engine
+    return Probe(
+        "container", "ok", f"inside a container ({engine})" if engine else "not inside a container", None, False
+    )
+
+
+PROBES: tuple[Callable[[Host], Probe], ...] = (
+    lambda host: _root(),
+    lambda host: _architecture(),
+    _kernel,
+    _kernel_options,
+    lambda host: _capabilities(host.capabilities, host.container),
+    _namespaces,
+    _trial("sandbox", "root", "mounts and pivot_root work", required=True),
+    _run_folder,
+    _user,
+    _trial("ptrace", "ptrace", "processes can be seized", required=True, need="SYS_PTRACE"),
+    _seccomp,
+    _confinement,
+    _criu,
+    _criu_check,
+    _pycriu,
+    _python,
+    _cgroups,
+    _trial("overlay", "overlay", "overlayfs mounts work", required=False, loss="/tmp of each copy is copied instead"),
+    _trial(
+        "devices",
+        "device",
+        "device nodes can be made",
+        required=False,
+        loss="the host's are shown instead",
+        need="MKNOD",
+    ),
+    _data_folder,
+    _disk_space,
+    _container,
+)

@@ -1,0 +1,286 @@
+"""The spawner: the one process that forks, in rooms of its own, so that nothing of ours outlives the supervisor.
+
+It is PID 1 of a PID namespace and has a mount namespace to itself. Every worker, CRIU and restored copy lives below
+it: when it ends, for whatever reason, the kernel kills them all and drops every mount that was made for them. It ends
+when the supervisor does (end of file on its socket, and the parent-death signal for the case that it was stopped).
+
+It is single-threaded and small, so it may run Python between fork and exec, which a supervisor with threads may not.
+
+Protocol (this host only, same version on both ends): one SOCK_SEQPACKET socket. A request is one packet, of
+one byte and these descriptors: first a memfd with the JSON request, then a SOCK_SEQPACKET socket of the
+request's own (the *line*), then descriptors to hand on. Answers are JSON packets on the line. The line is also a
+lease: when the supervisor closes its end of a process's line, that process is killed.
+
+Requests:
+  {"op": "run", "plan": [...]}                      -> {"ok": true} | {"error": {...}}
+  {"op": "mounts", "below": PATH}                   -> {"ok": true, "mounts": [PATH, ...]}
+  {"op": "spawn", "argv", "environment", "fds": [TARGET, ...], "ruid": UID | null,
+   "namespaces": FLAGS, "plan": [...],
+   "rpc_fd": TARGET | null}                         -> {"pid": N} + pidfd, {"rpc": true} + socket where asked for,
+                                                       then {"exit": STATUS, "maxrss_kb": N}, or {"error": {...}}
+                                                       where exec failed
+  {"op": "adopt", "pid": N}                         -> as spawn, for a process that CRIU made our child
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from snapruntime.mechanisms import linux
+from snapruntime.mechanisms.plan import mount_points_below, place_fd, run_plan
+
+#: Where the spawner keeps what it mounts; on a tmpfs that only its own mount namespace has.
+ROOM = "/run/snapruntime"
+#: The host's /run as it is seen from inside the spawner, which has a tmpfs over it.
+HOST_RUN = "/run/snapruntime/host-run"
+
+Line = socket.socket
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": str(error), "errno": getattr(error, "errno", None)}
+
+
+def _send(line: Line, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    try:
+        socket.send_fds(line, [json.dumps(message).encode()], fds or [], socket.MSG_DONTWAIT)
+    except (BrokenPipeError, ConnectionResetError, BlockingIOError):
+        pass  # The supervisor gave the process up; its line's hang-up is what we act on.
+
+
+def _close_others(keep: set[int]) -> None:
+    low = 0
+    for fd in sorted(keep):
+        if low < fd:  # CPython takes closerange(0, 0) for "all".
+            os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 20)
+
+
+def _place_fds(sources: list[int], targets: list[int], line: Line) -> int:
+    """Move `sources` to the numbers `targets`, close all else, and return the new number of the line's descriptor.
+
+    Two passes, as a source may have a number that is another's target.
+    """
+    high = max([*targets, *sources, line.fileno(), 10]) + 1
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, high) for fd in sources]
+    line_fd = fcntl.fcntl(line.fileno(), fcntl.F_DUPFD_CLOEXEC, high)
+    for fd, target in zip(moved, targets, strict=True):
+        place_fd(fd, target)
+    _close_others({0, 1, 2, line_fd, *targets})
+    return line_fd
+
+
+def _become_child(request: dict[str, Any], fds: list[int], line: Line) -> None:
+    """In the forked child: fds, namespaces, plan, exec. Never returns."""
+    line_fd = line.fileno()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        line_fd = _place_fds(fds, request["fds"], line)
+        os.setsid()
+        if request["rpc_fd"] is not None:
+            # Made by the process itself: CRIU looks descriptors up in its peer's /proc/PID/fd, so the peer be CRIU.
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            socket.send_fds(socket.socket(fileno=os.dup(line_fd)), [b'{"rpc": true}'], [theirs.fileno()])
+            place_fd(ours.detach(), request["rpc_fd"])
+        if request["namespaces"]:
+            linux.unshare(request["namespaces"])
+        run_plan(request["plan"])
+        if request["ruid"] is not None:
+            # CRIU without CAP_SYS_RESOURCE may read the limits only of processes whose user is its real one.
+            os.setresgid(request["ruid"], 0, 0)
+            os.setresuid(request["ruid"], 0, 0)
+        os.execve(request["argv"][0], request["argv"], request["environment"])
+    except BaseException as error:
+        socket.socket(fileno=line_fd).send(json.dumps({"error": _describe(error)}).encode())
+    finally:
+        os._exit(127)
+
+
+def _fork_in_pid_namespace(request: dict[str, Any], fds: list[int], line: Line) -> int:
+    """Fork a child that is PID 1 of a new PID namespace; return its PID as seen here.
+
+    unshare(CLONE_NEWPID) cannot be repeated in one process, so a go-between does it. The go-between's end makes the
+    new process our child: we are PID 1 here.
+    """
+    read_end, write_end = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            linux.unshare(linux.CLONE_NEWPID)
+            pid = os.fork()
+            if pid == 0:
+                os.close(write_end)
+                _become_child(request | {"namespaces": request["namespaces"] & ~linux.CLONE_NEWPID}, fds, line)
+            os.write(write_end, str(pid).encode())
+        except BaseException as error:
+            _send(line, {"error": _describe(error)})
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(between, 0)
+    if not answer:
+        raise ChildProcessError("the kernel gave no new PID namespace")
+    return int(answer)
+
+
+class Spawner:
+    """The loop: requests, deaths of children, hang-ups of lines. Each is an event of one poll object."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.lines: dict[int, Line] = {}  # fd of a line -> the line
+        self.processes: dict[int, int] = {}  # PID -> fd of its line
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
+        wake, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake = wake
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        self.poll.register(wake, select.POLLIN)
+
+    def run(self) -> None:
+        while True:
+            for fd, event in self.poll.poll():
+                if fd == self.wake:
+                    while True:
+                        try:
+                            if not os.read(self.wake, 4096):
+                                break
+                        except BlockingIOError:
+                            break
+                    self._reap()
+                elif fd == self.control.fileno():
+                    if not self._request():
+                        return
+                elif fd in self.lines and event & (select.POLLHUP | select.POLLERR | select.POLLIN):
+                    self._hang_up(fd)
+
+    def _request(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self.control, 16, 64, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            return False
+        payload, line_fd, *rest = fds
+        line = socket.socket(fileno=line_fd)
+        try:
+            with open(payload, "rb") as file:
+                request = json.loads(file.read())
+            self._answer(request, line, rest)
+        except Exception as error:
+            _send(line, {"error": _describe(error)})
+        finally:
+            for fd in rest:
+                os.close(fd)
+            if line.fileno() not in self.lines:
+                line.close()
+        return True
+
+    def _answer(self, request: dict[str, Any], line: Line, fds: list[int]) -> None:
+        match request["op"]:
+            case "run":
+                run_plan(request["plan"])
+                _send(line, {"ok": True})
+            case "mounts":
+                _send(line, {"ok": True, "mounts": mount_points_below(request["below"])})
+            case "spawn":
+                if request["namespaces"] & linux.CLONE_NEWPID:
+                    pid = _fork_in_pid_namespace(request, fds, line)
+                else:
+                    pid = os.fork()
+                    if pid == 0:
+                        _become_child(request, fds, line)
+                self._adopt(pid, line)
+            case "adopt":
+                self._adopt(request["pid"], line)
+            case op:
+                raise ValueError(f"unknown request {op!r}")
+
+    def _adopt(self, pid: int, line: Line) -> None:
+        pidfd = os.pidfd_open(pid)
+        _send(line, {"pid": pid}, [pidfd])
+        os.close(pidfd)
+        self.lines[line.fileno()] = line
+        self.processes[pid] = line.fileno()
+        self.poll.register(line, select.POLLIN)
+        self._reap()  # It may have ended before we knew of it.
+
+    def _reap(self) -> None:
+        """Collect the dead whom somebody waits for; others stay until they are adopted, or are nobody's."""
+        for pid in list(self.processes):
+            done, status, usage = os.wait4(pid, os.WNOHANG)
+            if done:
+                line = self._forget(pid)
+                _send(line, {"exit": status, "maxrss_kb": usage.ru_maxrss})
+                line.close()
+
+    def _forget(self, pid: int) -> Line:
+        fd = self.processes.pop(pid)
+        with contextlib.suppress(KeyError):
+            self.poll.unregister(fd)
+        return self.lines.pop(fd)
+
+    def _hang_up(self, fd: int) -> None:
+        """The supervisor gave up its lease on a process: kill it, and let its death be seen as any other's."""
+        self.poll.unregister(fd)
+        for pid, line_fd in self.processes.items():
+            if line_fd == fd:
+                # An unreaped child of ours, so the PID cannot be another process's by now.
+                os.kill(pid, signal.SIGKILL)
+
+
+def _enter_rooms() -> None:
+    """Mounts of our own: what is mounted here, nobody else sees, and it is gone when the last of us is."""
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+    host_run = os.open("/run", os.O_PATH | os.O_DIRECTORY)
+    # CRIU keeps its kernel probes in /run/criu.kdat, and only if that is a tmpfs.
+    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID, "mode=0755")
+    os.makedirs(HOST_RUN)
+    linux.mount(f"/proc/self/fd/{host_run}", HOST_RUN, flags=linux.MS_BIND | linux.MS_REC)
+    os.close(host_run)
+    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+
+
+def main() -> None:
+    """Start as `python -m snapruntime.mechanisms.spawner FD`, FD being the control socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
+    except OSError as error:
+        _send(control, {"error": _describe(error)})
+        sys.exit(3)
+    pid = os.fork()
+    if pid:
+        # Our own end must end the namespace too: the supervisor's SIGKILL of this process is SIGKILL for its child.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        control.close()
+        os.waitpid(pid, 0)
+        return
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write("snap-spawner")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _enter_rooms()
+        spawner = Spawner(control)
+    except OSError as error:
+        _send(control, {"error": _describe(error)})
+        sys.exit(3)
+    _send(control, {"ok": True})
+    spawner.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Cold starts: a fresh process per event, in the same sandbox as a copy, without snapshot and hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from typing import Self
+
+from snapruntime.mechanisms.channel import LogSink
+from snapruntime.mechanisms.interpreter import inspect
+from snapruntime.mechanisms.process import Spawner, SpawnerError
+from snapruntime.values.errors import RestoreError
+from snapruntime.values.model import Function
+from snapruntime.workflows.environment import ON_DEMAND
+from snapruntime.workflows.instance import Instance
+from snapruntime.workflows.launch import launch, sandbox_for
+
+
+class ColdStarter:
+    """Starts fresh processes of one function: Lambda's on-demand starts. Its sandbox is made once, as a snapshot's is."""
+
+    def __init__(self, spawner: Spawner, function: Function) -> None:
+        self._spawner = spawner
+        self._function = function
+        self._interpreter = inspect(function.python)
+        self._sandbox = sandbox_for(function, self._interpreter.folders, f"cold-{uuid.uuid4().hex[:12]}")
+        try:
+            spawner.run(self._sandbox.prepare(None))
+        except SpawnerError as error:
+            self.close()
+            raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+
+    def start(self, *, requested: float | None = None, sink: LogSink | None = None) -> Instance:
+        """Start a process and let it initialise.
+
+        Args:
+            requested: `time.monotonic()` of the request that it is for; its `total_ms` counts from there.
+            sink: receives what init writes.
+
+        Raises:
+            FunctionError: init failed.
+        """
+        requested = requested or time.monotonic()
+        copy = uuid.uuid4().hex[:12]
+        try:
+            self._spawner.run(self._sandbox.prepare_copy(copy))
+            launched = launch(
+                self._spawner, self._sandbox, self._function, self._interpreter, ON_DEMAND, sink, copy=copy
+            )
+        except SpawnerError as error:
+            self._discard(copy)
+            raise RestoreError(f"No process could be started: {error.message}") from error
+        except BaseException:
+            self._discard(copy)
+            raise
+        return Instance(
+            self._function,
+            launched,
+            requested=requested,
+            snapshot=None,
+            init_ms=launched.ready["init_ms"],
+            on_close=lambda: self._discard(copy),
+        )
+
+    def _discard(self, copy: str) -> None:
+        with contextlib.suppress(SpawnerError):  # The spawner has ended, and all it had mounted with it.
+            self._spawner.run(self._sandbox.discard_copy(copy))
+
+    def close(self) -> None:
+        """Take down the sandbox. Processes must have been closed."""
+        with contextlib.suppress(SpawnerError):
+            self._spawner.run(self._sandbox.discard())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,163 @@
+"""A process that is ready for events, be it a restored copy or a cold worker: give it events, take answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from snapruntime.mechanisms.channel import Disconnected, LogSink
+from snapruntime.values.errors import UsageError
+from snapruntime.values.model import PAYLOAD_LIMIT, Function, Invocation
+from snapruntime.worker import wire
+from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
+
+
+class Instance:
+    """A process that is ready for events: a restored copy, or a cold worker. Closing it ends the process.
+
+    Attributes:
+        restore_ms: from the request until CRIU had restored it; None for a cold worker.
+        hooks_ms: its after-restore hooks; None for a cold worker.
+        init_ms: its init; None for a copy.
+        pid: its PID, as the host sees it.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        launched: Launched,
+        *,
+        requested: float,
+        snapshot: str | None,
+        restore_ms: float | None = None,
+        hooks_ms: float | None = None,
+        init_ms: float | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._function = function
+        self._launched = launched
+        self._requested = requested
+        self._snapshot = snapshot
+        self.restore_ms = restore_ms
+        self.hooks_ms = hooks_ms
+        self.init_ms = init_ms
+        self.pid = launched.process.pid
+        self._on_close = on_close
+
+    def invoke(
+        self,
+        event: Any,
+        *,
+        request_id: str | None = None,
+        sink: LogSink | None = None,
+        client_context: Mapping[str, Any] | None = None,
+    ) -> Invocation:
+        """Give one event to the handler and wait for its answer, or for the function's time limit.
+
+        Args:
+            event: bytes of JSON, or anything that `json.dumps` takes.
+            request_id: a new UUID by default.
+            sink: receives what the function writes meanwhile.
+            client_context: the mobile SDKs' context object.
+
+        Raises:
+            UsageError: the event is no JSON, or too large. Whatever the function does wrong is in the result instead.
+        """
+        body = encode_event(event)
+        request_id = request_id or str(uuid.uuid4())
+        function, channel = self._function, self._launched.channel
+        requested, self._requested = self._requested, 0.0
+        started = time.monotonic()
+        requested = requested or started
+        channel.sink = sink
+        deadline = started + function.timeout_s
+        header: dict[str, Any] = {
+            "type": "invoke",
+            "request_id": request_id,
+            "deadline_ms": int((time.time() + function.timeout_s) * 1000),
+            "invoked_function_arn": function.arn,
+        }
+        if client_context is not None:
+            header["client_context"] = json.dumps(client_context)
+        payload: bytes | None = None
+        error: dict[str, Any] | None = None
+        try:
+            channel.send(header, body, deadline=deadline)
+            answer, data = channel.receive(deadline=deadline)
+            if answer["type"] not in ("result", "error") or answer.get("request_id") != request_id:
+                error = broken_channel(request_id, f"unexpected message {answer['type']!r}")
+            elif answer["type"] == "result":
+                payload = data
+            else:
+                error = dict(answer["error"])
+        except TimeoutError:
+            error = timed_out(request_id, function.timeout_s)
+        except Disconnected as gone:
+            error = exited(request_id, gone.exit)
+        except wire.WireError as trouble:
+            error = broken_channel(request_id, trouble)
+        ended = time.monotonic()
+        return Invocation(
+            request_id=request_id,
+            snapshot=self._snapshot,
+            cold=self._snapshot is None,
+            pid=self.pid,
+            restore_ms=self.restore_ms,
+            init_ms=self.init_ms,
+            hooks_ms=self.hooks_ms,
+            duration_ms=round((ended - started) * 1000, 3),
+            total_ms=round((ended - requested) * 1000, 3),
+            max_memory_mb=self._max_memory_mb(),
+            payload=payload,
+            error=error,
+            phase="invoke",
+            logs=channel.take_logs(),
+        )
+
+    def _max_memory_mb(self) -> int | None:
+        """The most memory the process had resident so far, MB as Lambda counts them (2**20 bytes), rounded up."""
+        exit = self._launched.process.wait(0)
+        if exit is not None:
+            return -(-exit.max_rss_kb // 1024)
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return -(-int(line.split()[1]) // 1024)
+        return None
+
+    def close(self) -> None:
+        """End the process and take away what was made for it."""
+        try:
+            self._launched.close()
+        finally:
+            on_close, self._on_close = self._on_close, lambda: None
+            on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def encode_event(event: Any) -> bytes:
+    """An event as the bytes of its JSON.
+
+    Raises:
+        UsageError: it is no JSON, or over Lambda's limit.
+    """
+    try:
+        body = event if isinstance(event, bytes) else json.dumps(event, allow_nan=False).encode()
+        json.loads(body)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"The event is not JSON: {error}") from error
+    if len(body) > PAYLOAD_LIMIT:
+        raise UsageError(
+            f"The event has {len(body)} bytes; Lambda takes {PAYLOAD_LIMIT} at most.",
+            hint="Put the data where the function can fetch it, and send its name.",
+        )
+    return body

@@ -1,0 +1,162 @@
+"""How a copy lives: CRIU restore → after-restore hooks → one or more invocations → gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from typing import Self
+
+from snapruntime.mechanisms.channel import ChannelEnds, Disconnected, LogSink
+from snapruntime.mechanisms.criu import CriuError, CriuWorker
+from snapruntime.mechanisms.process import Spawner, SpawnerError
+from snapruntime.mechanisms.sandbox import Sandbox
+from snapruntime.mechanisms.store import IMAGES, TMP, StoredSnapshot
+from snapruntime.values.errors import FunctionError, RestoreError
+from snapruntime.values.host import Criu
+from snapruntime.values.model import RESTORE_LIMIT_S, Function
+from snapruntime.worker import wire
+from snapruntime.workflows.instance import Instance
+from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
+
+
+class Snapshot:
+    """A snapshot ready to be restored from: verified, leased, its sandbox prepared. Closing it gives all that back.
+
+    Attributes:
+        id: its name in the store.
+        reason: why it was made anew; empty where an older one was found fit.
+        init_ms: what its init took, when it was made.
+    """
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        criu: Criu,
+        function: Function,
+        stored: StoredSnapshot,
+        sandbox: Sandbox,
+        reason: str,
+    ) -> None:
+        self.id = stored.id
+        self.reason = reason
+        self.init_ms = float(stored.manifest["init_ms"])
+        self.stored = stored
+        self._spawner = spawner
+        self._criu = criu
+        self._function = function
+        self._sandbox = sandbox
+        self._images = os.open(stored.folder / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            spawner.run(sandbox.prepare(str(stored.folder / TMP)))
+            self._points = spawner.mounts(sandbox.root)
+        except SpawnerError as error:
+            os.close(self._images)
+            spawner.run(sandbox.discard())
+            raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+
+    def restore(
+        self, *, requested: float | None = None, request_id: str | None = None, sink: LogSink | None = None
+    ) -> Instance:
+        """Restore a fresh copy and run its after-restore hooks.
+
+        Args:
+            requested: `time.monotonic()` of the request that the copy is for; its `total_ms` counts from there.
+            request_id: the request that the copy is for, for its error documents.
+            sink: receives what the hooks write.
+
+        Raises:
+            RestoreError: CRIU could not bring the snapshot back.
+            FunctionError: an after-restore hook failed or took too long.
+        """
+        requested = requested or time.monotonic()
+        request_id = request_id or str(uuid.uuid4())
+        deadline = time.monotonic() + RESTORE_LIMIT_S
+        copy = uuid.uuid4().hex[:12]
+        launched = self._bring_back(copy, deadline, sink)
+        try:
+            restore_ms = round((time.monotonic() - requested) * 1000, 3)
+            hooks_ms = _run_after_restore(launched, request_id, deadline)
+        except BaseException:
+            launched.close()
+            self._discard(copy)
+            raise
+        return Instance(
+            self._function,
+            launched,
+            requested=requested,
+            snapshot=self.id,
+            restore_ms=restore_ms,
+            hooks_ms=hooks_ms,
+            on_close=lambda: self._discard(copy),
+        )
+
+    def _discard(self, copy: str) -> None:
+        with contextlib.suppress(SpawnerError):  # The spawner has ended, and all it had mounted with it.
+            self._spawner.run(self._sandbox.discard_copy(copy))
+
+    def _bring_back(self, copy: str, deadline: float, sink: LogSink | None) -> Launched:
+        ends = ChannelEnds()
+        try:
+            self._spawner.run(self._sandbox.prepare_copy(copy))
+            with self._criu_worker(ends) as criu:
+                pid = criu.restore(
+                    root=self._sandbox.root,
+                    mounts=self._sandbox.mounts(self._points, copy),
+                    inherited=self.stored.manifest["channel"],
+                    deadline=deadline,
+                )
+            return Launched(ends, self._spawner.adopt(pid), sink)
+        except (CriuError, SpawnerError) as error:
+            ends.close()
+            self._discard(copy)
+            said = "; ".join(error.log[-3:]) if isinstance(error, CriuError) else ""
+            raise RestoreError(f"{error.message}" + (f" ({said})" if said else "")) from error
+        except BaseException:
+            ends.close()
+            self._discard(copy)
+            raise
+
+    def _criu_worker(self, ends: ChannelEnds) -> CriuWorker:
+        inherit = [ends.far_control.fileno(), ends.far_log]
+        return CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
+
+    def close(self) -> None:
+        """Give back the lease and take down the sandbox. Copies must have been closed."""
+        if self._images >= 0:
+            os.close(self._images)
+            self._images = -1
+            with contextlib.suppress(SpawnerError):
+                self._spawner.run(self._sandbox.discard())
+            self.stored.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _run_after_restore(launched: Launched, request_id: str, deadline: float) -> float:
+    """Tell a restored copy that it is one; returns the milliseconds that its hooks took."""
+    channel = launched.channel
+    try:
+        channel.send({"type": "restore", "environment": {}}, deadline=deadline)
+        answer, _ = channel.receive(deadline=deadline)
+    except TimeoutError:
+        raise FunctionError(timed_out(request_id, RESTORE_LIMIT_S), phase="after_restore") from None
+    except Disconnected as gone:
+        raise FunctionError(exited(request_id, gone.exit), phase="after_restore") from None
+    except wire.WireError as error:
+        raise FunctionError(broken_channel(request_id, error), phase="after_restore") from None
+    if answer["type"] == "restore_error":
+        hook = answer.get("hook")
+        raise FunctionError(
+            answer["error"] | {"requestId": request_id},
+            phase="after_restore",
+            hint=f"The after-restore hook {hook} raised it." if hook else "",
+        )
+    if answer["type"] != "restored":
+        raise FunctionError(broken_channel(request_id, f"message {answer['type']!r}"), phase="after_restore")
+    return float(answer["hooks_ms"])

@@ -1,0 +1,159 @@
+"""The runtime: the one object that a program, or the command line, needs. Snapshots, copies and cold starts come from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from snapruntime.mechanisms.channel import LogSink
+from snapruntime.mechanisms.criu import CriuError, CriuWorker, import_pycriu
+from snapruntime.mechanisms.probes import require_host
+from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError
+from snapruntime.mechanisms.store import Store, StoredSnapshot, data_home
+from snapruntime.values.errors import DamagedSnapshotError, HostError
+from snapruntime.values.model import Function
+from snapruntime.worker.wire import WIRE_VERSION
+from snapruntime.workflows.checkpoint import take_snapshot
+from snapruntime.workflows.freshness import identity_changes, identity_of, input_changes
+from snapruntime.workflows.cold import ColdStarter
+from snapruntime.workflows.launch import sandbox_for
+from snapruntime.workflows.restore import Snapshot
+
+
+class Runtime:
+    """Takes snapshots of functions and restores copies of them, on this host.
+
+    Use it as a context manager: when it closes, or its process ends in whatever way, all its processes and mounts go.
+    Its methods may be called from several threads.
+
+    Args:
+        home: the data folder; see `snapruntime.mechanisms.store.data_home`.
+
+    Raises:
+        HostError: this host cannot run it; says what is missing and what to do.
+    """
+
+    def __init__(self, home: Path | None = None) -> None:
+        self._home = home or data_home()
+        self.criu = require_host(self._home)
+        self._store = Store(self._home)
+        self._spawner = Spawner()
+        try:
+            import_pycriu(self.criu)
+            self._probe_kernel()
+        except BaseException:
+            self._spawner.close()
+            raise
+
+    def _probe_kernel(self) -> None:
+        images = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with CriuWorker(self._spawner, self.criu, images, ruid=0) as criu:
+                criu.probe_kernel(time.monotonic() + REQUEST_DEADLINE_S)
+        except (CriuError, SpawnerError) as error:
+            log = error.log if isinstance(error, CriuError) else ()
+            raise HostError(
+                f"{self.criu.describe()} does not work here: {'; '.join([error.message, *log[-3:]])}",
+                hint="`snapruntime doctor` says what is missing; `snapruntime setup` brings another CRIU.",
+            ) from error
+        finally:
+            os.close(images)
+
+    def snapshot(
+        self,
+        function: Function,
+        *,
+        rebuild: bool = False,
+        sink: LogSink | None = None,
+        making: Callable[[str], None] = lambda _: None,
+        initialised: Callable[[float], None] = lambda _: None,
+    ) -> Snapshot:
+        """A snapshot of `function`: an earlier one where everything it was made from is unchanged, else a new one.
+
+        Args:
+            rebuild: make a new one in any case.
+            sink: receives what init writes.
+            making: called before a new one is made, with the reason.
+            initialised: called with the milliseconds of init and before-snapshot hooks, once these are over.
+
+        Raises:
+            FunctionError: the function's own init or a before-snapshot hook failed.
+            SnapshotError: the process cannot be saved, or the disk does not take it.
+            UsageError: the interpreter, or a path to be shown, is of no use.
+        """
+        slot = self._store.slot_of(function.task_root, f"{function.module}.{function.attribute or ''}")
+        reason = "as asked for" if rebuild else ""
+        stored = None
+        if not rebuild:
+            stored, reason = self._find(function, slot)
+        if stored is None:
+            with self._store.making(slot):
+                if not rebuild:
+                    stored, reason = self._find(function, slot)  # Somebody else may have made it while we waited.
+                if stored is None:
+                    making(reason)
+                    stored = take_snapshot(
+                        self._spawner, self._store, slot, self.criu, function, sink, initialised
+                    )
+                else:
+                    reason = ""
+        else:
+            reason = ""
+        try:
+            sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], stored.id)
+            return Snapshot(self._spawner, self.criu, function, stored, sandbox, reason)
+        except BaseException:
+            stored.close()
+            raise
+
+    def _find(self, function: Function, slot: str) -> tuple[StoredSnapshot | None, str]:
+        """A snapshot that is still good, or why none is."""
+        identity = identity_of(function, self.criu)
+        reasons: list[str] = []
+        for stored in self._store.newest_first(slot):
+            changes = self._changes(stored, identity)
+            if not changes:
+                return stored, ""
+            reasons = reasons or changes
+            stored.close()
+        return None, "; ".join(reasons) or "there is none yet"
+
+    def _changes(self, stored: StoredSnapshot, identity: dict[str, Any]) -> list[str]:
+        if stored.manifest["wire"] != WIRE_VERSION:
+            return ["this version of snapruntime speaks otherwise with its workers"]
+        changes = identity_changes(stored.manifest["identity"], identity) or input_changes(stored.manifest["inputs"])
+        if not changes:
+            try:
+                stored.verify()
+            except DamagedSnapshotError as error:
+                stored.close()
+                self._store.discard(stored)
+                return [error.message.rstrip(".")]
+        return changes
+
+    def remake(self, function: Function, snapshot: Snapshot, **options: Any) -> Snapshot:
+        """Another snapshot in place of one that cannot be restored any more. See `snapshot` for the options."""
+        snapshot.close()
+        self._store.discard(snapshot.stored)
+        return self.snapshot(function, **options)
+
+    def cold(self, function: Function) -> ColdStarter:
+        """What starts fresh processes of `function`, for comparison, or where no snapshot is wanted.
+
+        Raises:
+            UsageError: the interpreter, or a path to be shown, is of no use.
+        """
+        return ColdStarter(self._spawner, function)
+
+    def close(self) -> None:
+        """End every process and drop every mount that was made."""
+        self._spawner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
