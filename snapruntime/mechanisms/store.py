@@ -24,6 +24,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,19 @@ def data_home() -> Path:
         return Path(named).absolute()
     base = os.environ.get("XDG_DATA_HOME") or ""
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "snapruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A snapshot in the making.
+
+    Attributes:
+        folder: where; it has `images` and `tmp`.
+        lock: a descriptor that holds the lock which says that its maker lives.
+    """
+
+    folder: Path
+    lock: int
 
 
 class StoredSnapshot:
@@ -147,7 +161,7 @@ class Store:
             raise
 
     @contextlib.contextmanager
-    def staging(self, slot: str) -> Iterator[Path]:
+    def staging(self, slot: str) -> Iterator[Staged]:
         """A folder to make a snapshot in: with an empty `images` and `tmp`; removed where it is not published."""
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self._snapshots / slot))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -156,22 +170,23 @@ class Store:
             (folder / IMAGES).mkdir(mode=0o700)
             (folder / TMP).mkdir()
             (folder / TMP).chmod(0o1777)
-            yield folder
+            yield Staged(folder, lock)
         finally:
             os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, staged: Path, manifest: dict[str, Any], timestamp: str) -> StoredSnapshot:
+    def publish(self, staging: Staged, manifest: dict[str, Any], timestamp: str) -> StoredSnapshot:
         """Write the manifest, bring everything to the disk, and let the snapshot appear.
 
         Args:
-            staged: the folder from `staging`.
+            staging: from `staging`.
             manifest: what the snapshot says of itself; `format` and `files` are added.
             timestamp: sorts by age.
 
         Raises:
             SnapshotError: the disk is full or fails.
         """
+        staged = staging.folder
         try:
             names = [name for name, status in _walk(staged) if stat.S_ISREG(status.st_mode)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -184,6 +199,7 @@ class Store:
             published = staged.parent / f"{timestamp}-{uuid.uuid4().hex[:8]}"
             staged.rename(published)
             _fsync(staged.parent)
+            fcntl.flock(staging.lock, fcntl.LOCK_SH)  # From its maker's own to a lease like any other.
         except OSError as error:
             raise cannot_write(error, staged) from error
         self._thin(published.parent)

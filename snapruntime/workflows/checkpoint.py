@@ -50,7 +50,8 @@ def take_snapshot(
     """
     began_ns = time.time_ns()
     interpreter = inspect(function.python)
-    with store.staging(slot) as staged:
+    with store.staging(slot) as staging:
+        staged = staging.folder
         sandbox = sandbox_for(function, interpreter.folders, staged.name)
         try:
             spawner.run(sandbox.prepare(str(staged / TMP)))
@@ -80,7 +81,7 @@ def take_snapshot(
             raise SnapshotError(f"The surroundings of the function could not be made: {error.message}") from error
         finally:
             spawner.run(sandbox.discard())
-        return store.publish(staged, manifest, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
+        return store.publish(staging, manifest, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
 
 
 def _dump(
