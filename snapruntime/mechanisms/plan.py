@@ -90,6 +90,10 @@ def _overlay(lower: str, target: str, scratch: str, size: int) -> None:
     upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
     os.mkdir(upper)
     os.mkdir(work)
+    # What the root of an overlay looks like is decided by its upper folder.
+    status = os.stat(lower)
+    os.chown(upper, status.st_uid, status.st_gid)
+    os.chmod(upper, stat.S_IMODE(status.st_mode))
     try:
         linux.mount(
             "overlay",

@@ -50,10 +50,9 @@ def _describe(error: BaseException) -> dict[str, Any]:
 
 
 def _send(line: Line, message: dict[str, Any], fds: list[int] | None = None) -> None:
-    try:
+    # Where the supervisor gave the process up there is nobody to tell; its line's hang-up is what we act on.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
         socket.send_fds(line, [json.dumps(message).encode()], fds or [], socket.MSG_DONTWAIT)
-    except (BrokenPipeError, ConnectionResetError, BlockingIOError):
-        pass  # The supervisor gave the process up; its line's hang-up is what we act on.
 
 
 def _close_others(keep: set[int]) -> None:

@@ -85,7 +85,9 @@ class StoredSnapshot:
             what = "is missing" if name in expected else "does not belong to it"
             raise _damaged(self.folder, f"{name} {what}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for name, digest in zip(expected, pool.map(lambda name: digest_of(self.folder / name), expected), strict=True):
+            for name, digest in zip(
+                expected, pool.map(lambda name: digest_of(self.folder / name), expected), strict=True
+            ):
                 if digest != expected[name]:
                     raise _damaged(self.folder, f"{name} is not as it was written")
 

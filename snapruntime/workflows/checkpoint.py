@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Any
 
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker
+from snapruntime.mechanisms.images import half_connections
 from snapruntime.mechanisms.interpreter import inspect
 from snapruntime.mechanisms.process import Spawner, SpawnerError
 from snapruntime.mechanisms.store import IMAGES, TMP, Store, StoredSnapshot, cannot_write
@@ -20,7 +23,7 @@ from snapruntime.values.host import Criu
 from snapruntime.values.model import Function
 from snapruntime.worker.wire import WIRE_VERSION
 from snapruntime.workflows.environment import SNAP_START
-from snapruntime.workflows.explain import explain_refusal
+from snapruntime.workflows.explain import explain_half_connection, explain_refusal
 from snapruntime.workflows.freshness import identity_of, record_inputs
 from snapruntime.workflows.launch import Launched, launch, sandbox_for
 
@@ -84,9 +87,7 @@ def take_snapshot(
         return store.publish(staging, manifest, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
 
 
-def _dump(
-    spawner: Spawner, criu: Criu, worker: Launched, function: Function, mounts: list[Any], images: Path
-) -> None:
+def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mounts: list[Any], images: Path) -> None:
     control, log = worker.channel_names
     folder = os.open(images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -102,14 +103,15 @@ def _dump(
                 if full := _disk_full(images, error):
                     raise cannot_write(full, images) from error
                 raise explain_refusal(error, dumper.log(), worker) from error
+        for inode, peer in half_connections(criu, images):
+            signal.pidfd_send_signal(worker.process.pidfd, signal.SIGCONT)
+            raise explain_half_connection(inode, peer, worker)
     finally:
         os.close(folder)
 
 
 def _disk_full(images: Path, error: CriuError) -> OSError | None:
     """CRIU does not always say why a write failed; the disk does."""
-    import errno
-
     free = os.statvfs(images)
     if free.f_bavail * free.f_frsize < 1 << 20 or any("No space left" in line for line in error.log):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -100,6 +100,7 @@ def record_inputs(files: Iterable[str], search_path: Iterable[str], since_ns: in
         search_path: the folders that imports were looked for in.
         since_ns: when init began, `time.time_ns()`: a file changed since then is not what init read.
     """
+
     def one(path: str) -> tuple[str, list[Any]] | None:
         try:
             status = os.stat(path)

@@ -74,10 +74,14 @@ def _split(handler: str) -> tuple[str, str, str | None]:
         raise UsageError(f"{handler!r} names no function behind the colon.")
     path = Path(file)
     if path.is_dir():
-        raise UsageError(f"{file} is a folder, not a Python file.", hint=f"Name the file: {file.rstrip('/')}/handler.py")
+        raise UsageError(
+            f"{file} is a folder, not a Python file.", hint=f"Name the file: {file.rstrip('/')}/handler.py"
+        )
     if path.suffix == ".py" and (path.is_file() or colon or "/" in file or not _module_exists(handler)):
         if not path.is_file():
-            raise UsageError(f"There is no file {file}.", hint="HANDLER is a file, file.py:function or module.function.")
+            raise UsageError(
+                f"There is no file {file}.", hint="HANDLER is a file, file.py:function or module.function."
+            )
         return str(path.resolve().parent), path.stem, attribute or None
     if path.is_file():
         raise UsageError(f"{file} is not a Python file: its name does not end in .py.")

@@ -17,8 +17,8 @@ from snapruntime.values.errors import DamagedSnapshotError, HostError
 from snapruntime.values.model import Function
 from snapruntime.worker.wire import WIRE_VERSION
 from snapruntime.workflows.checkpoint import take_snapshot
-from snapruntime.workflows.freshness import identity_changes, identity_of, input_changes
 from snapruntime.workflows.cold import ColdStarter
+from snapruntime.workflows.freshness import identity_changes, identity_of, input_changes
 from snapruntime.workflows.launch import sandbox_for
 from snapruntime.workflows.restore import Snapshot
 
@@ -95,9 +95,7 @@ class Runtime:
                     stored, reason = self._find(function, slot)  # Somebody else may have made it while we waited.
                 if stored is None:
                     making(reason)
-                    stored = take_snapshot(
-                        self._spawner, self._store, slot, self.criu, function, sink, initialised
-                    )
+                    stored = take_snapshot(self._spawner, self._store, slot, self.criu, function, sink, initialised)
                 else:
                     reason = ""
         else:
