@@ -6,8 +6,10 @@ that a plan survives JSON. Building plans is `snapruntime.mechanisms.sandbox`'s 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -28,9 +30,11 @@ def run_plan(plan: Plan) -> None:
 def mount_points_below(root: str) -> list[str]:
     """The mount points at or below `root` in this mount namespace, parents first."""
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
-            point = line.split(" ")[4].encode().decode("unicode_escape") if "\\" in line else line.split(" ")[4]
+            # The kernel writes blanks and backslashes as octal numbers (proc(5)).
+            raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+            point = os.fsdecode(raw)
             if point == root or point.startswith(root.rstrip("/") + "/"):
                 found.append(point)
     return found
@@ -146,7 +150,21 @@ def _symlink(target: str, path: str) -> None:
 
 
 def _rmtree(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a folder of the spawner's own tmpfs; whatever is still mounted below it belongs to others and stays."""
+    try:
+        device = os.lstat(path).st_dev
+    except FileNotFoundError:
+        return
+    for entry in os.scandir(path):
+        status = entry.stat(follow_symlinks=False)
+        if status.st_dev != device:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            _rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 def _pivot_root(root: str) -> None:

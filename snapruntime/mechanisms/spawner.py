@@ -83,7 +83,14 @@ def _become_child(request: dict[str, Any], fds: list[int], line: Line) -> None:
     line_fd = line.fileno()
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        for number in (
+            signal.SIGCHLD,
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):
             signal.signal(number, signal.SIG_DFL)
         line_fd = _place_fds(fds, request["fds"], line)
         os.setsid()
@@ -254,6 +261,7 @@ def _enter_rooms() -> None:
 def main() -> None:
     """Start as `python -m snapruntime.mechanisms.spawner FD`, FD being the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    os.umask(0o022)  # Folders that we make for functions must be open to their unprivileged user.
     try:
         linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
     except OSError as error:

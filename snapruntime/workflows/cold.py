@@ -18,7 +18,7 @@ from snapruntime.workflows.launch import launch, sandbox_for
 
 
 class ColdStarter:
-    """Starts fresh processes of one function: Lambda's on-demand starts. Its sandbox is made once, like a snapshot's."""
+    """Starts fresh processes of a function: Lambda's on-demand starts. Its sandbox is made once, like a snapshot's."""
 
     def __init__(self, spawner: Spawner, function: Function) -> None:
         self._spawner = spawner

@@ -1,4 +1,4 @@
-"""The runtime: the one object that a program, or the command line, needs. Snapshots, copies and cold starts come from it."""
+"""The runtime: the one object that a program, or the command line, needs; snapshots and cold starts come from it."""
 
 from __future__ import annotations
 
