@@ -21,6 +21,17 @@ LOG_LIMIT = 1 << 20
 
 LogSink = Callable[[bytes], None]
 
+#: What must be in a worker's messages. The function's code can write to the channel too, so nothing is taken on trust.
+_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "ready": {"init_ms": (int, float), "before_hooks_ms": (int, float)},
+    "init_error": {"phase": str, "error": dict},
+    "restored": {"hooks_ms": (int, float)},
+    "restore_error": {"error": dict},
+    "result": {"request_id": str},
+    "error": {"request_id": str, "error": dict},
+    "fd_owner": {"owners": list},
+}
+
 
 class Disconnected(Exception):
     """The worker closed the channel or ended, which it may at any time.
@@ -100,13 +111,13 @@ class Channel:
             except OSError:
                 self._raise_disconnected(deadline)
 
-    def receive(self, *, deadline: float) -> tuple[dict[str, Any], bytes]:
-        """The next message.
+    def receive(self, *expected: str, deadline: float) -> tuple[dict[str, Any], bytes]:
+        """The next message, one of the types `expected`, with the fields that such a message must have.
 
         Raises:
             TimeoutError: none came until `deadline`.
             Disconnected: none will come.
-            snapruntime.worker.wire.WireError: what came is no message.
+            snapruntime.worker.wire.WireError: what came is no message, or not one of those.
         """
         while not self._frames:
             try:
@@ -119,7 +130,13 @@ class Channel:
             if not data:
                 self._raise_disconnected(deadline)
             self._frames += self._reader.feed(data)
-        return self._frames.pop(0)
+        header, body = self._frames.pop(0)
+        if header["type"] not in expected:
+            raise wire.WireError(f"message {header['type']!r} where {' or '.join(expected)} was due")
+        for name, kind in _FIELDS[header["type"]].items():
+            if not isinstance(header.get(name), kind):
+                raise wire.WireError(f"message {header['type']!r} without a proper {name!r}")
+        return header, body
 
     def _wait(self, event: int, deadline: float) -> None:
         """Until the control socket has `event`, passing on the process's output meanwhile."""

@@ -162,11 +162,11 @@ def _ask(worker: Launched, culprit: _Descriptor) -> tuple[list[str], str | None]
     deadline = time.monotonic() + _ASK_DEADLINE_S
     try:
         worker.channel.send({"type": "describe_fd", "fd": culprit.fd}, deadline=deadline)
-        answer, _ = worker.channel.receive(deadline=deadline)
+        answer, _ = worker.channel.receive("fd_owner", deadline=deadline)
     except (TimeoutError, Disconnected, WireError):
         return [], None
-    owners, place = answer.get("owners"), answer.get("opened_at")
-    return [str(owner) for owner in owners] if isinstance(owners, list) else [], str(place) if place else None
+    place = answer.get("opened_at")
+    return [str(owner) for owner in answer["owners"]], str(place) if place else None
 
 
 def _command(pid: int) -> str:

@@ -46,6 +46,7 @@ class Instance:
         self.hooks_ms = hooks_ms
         self.init_ms = init_ms
         self.pid = launched.process.pid
+        self._answered: set[str] = set()
         self._on_close = on_close
 
     def invoke(
@@ -87,19 +88,17 @@ class Instance:
         error: dict[str, Any] | None = None
         try:
             channel.send(header, body, deadline=deadline)
-            answer, data = channel.receive(deadline=deadline)
-            if answer["type"] not in ("result", "error") or answer.get("request_id") != request_id:
-                error = broken_channel(request_id, f"unexpected message {answer['type']!r}")
-            elif answer["type"] == "result":
-                payload = data
-            else:
-                error = dict(answer["error"])
+            payload, error = self._answer(request_id, deadline)
         except TimeoutError:
             error = timed_out(request_id, function.timeout_s)
+            self._launched.process.kill()  # Its late answer must not be taken for that of the next event.
         except Disconnected as gone:
             error = exited(request_id, gone.exit)
+            self._launched.process.kill()
         except wire.WireError as trouble:
             error = broken_channel(request_id, trouble)
+            self._launched.process.kill()
+        self._answered.add(request_id)
         ended = time.monotonic()
         return Invocation(
             request_id=request_id,
@@ -117,6 +116,26 @@ class Instance:
             phase="invoke",
             logs=channel.take_logs(),
         )
+
+    def _answer(self, request_id: str, deadline: float) -> tuple[bytes | None, dict[str, Any] | None]:
+        """The response, or the error document, for one request.
+
+        A child that the handler forked may answer an earlier one again; that is passed over.
+        """
+        while True:
+            header, body = self._launched.channel.receive("result", "error", deadline=deadline)
+            if header["request_id"] == request_id:
+                break
+            if header["request_id"] not in self._answered:
+                raise wire.WireError("an answer to a request that was never made")
+        if header["type"] == "error":
+            return None, header["error"]
+        if header.get("content_type") == "application/json":
+            try:
+                json.loads(body)
+            except (ValueError, RecursionError) as error:
+                raise wire.WireError(f"the response is not JSON: {error}") from error
+        return body, None
 
     def _max_memory_mb(self) -> int | None:
         """The most memory the process had resident so far, MB as Lambda counts them (2**20 bytes), rounded up."""

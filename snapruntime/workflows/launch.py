@@ -107,7 +107,7 @@ def _initialise(launched: Launched, function: Function, initialization_type: str
     deadline = time.monotonic() + limit
     try:
         launched.channel.send(init, deadline=deadline)
-        answer, body = launched.channel.receive(deadline=deadline)
+        answer, body = launched.channel.receive("ready", "init_error", deadline=deadline)
     except TimeoutError:
         raise FunctionError(timed_out(request_id, limit), phase="init") from None
     except Disconnected as gone:
@@ -121,8 +121,6 @@ def _initialise(launched: Launched, function: Function, initialization_type: str
             phase=answer["phase"],
             hint=f"The before-snapshot hook {hook} raised it." if hook else "",
         )
-    if answer["type"] != "ready":
-        raise FunctionError(broken_channel(request_id, f"message {answer['type']!r} in place of ready"), phase="init")
     launched.ready = answer
     launched.files = wire_list(body)
 
@@ -146,11 +144,10 @@ def timed_out(request_id: str, seconds: float) -> dict[str, Any]:
 
 
 def exited(request_id: str, exit: Exit | None) -> dict[str, Any]:
-    """Lambda's error document for a process that ended by itself or was killed."""
-    if exit is None or exit.status == 0:
-        what = "Runtime exited without providing a reason"
-    else:
-        what = f"Runtime exited with error: {exit}"
+    """Lambda's error document for a process that ended by itself or was killed; None where only its channel closed."""
+    if exit is None:
+        return broken_channel(request_id, "it was closed")
+    what = "Runtime exited without providing a reason" if exit.status == 0 else f"Runtime exited with error: {exit}"
     return {
         "errorType": "Runtime.ExitError",
         "errorMessage": f"RequestId: {request_id} Error: {what}",

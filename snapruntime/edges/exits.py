@@ -1,0 +1,61 @@
+"""Exit codes: the one place where an error becomes one. README lists them, and a test holds the two together."""
+
+from __future__ import annotations
+
+import signal
+
+from snapruntime.mechanisms.process import SpawnerError
+from snapruntime.values.errors import (
+    FunctionError,
+    HostError,
+    RestoreError,
+    SnapruntimeError,
+    SnapshotError,
+    UsageError,
+)
+
+OK = 0
+FUNCTION = 1
+USAGE = 2
+HOST = 3
+SNAPSHOT = 4
+RESTORE = 5
+#: A mistake of ours: anything that is raised and is not a SnapruntimeError (sysexits.h calls it EX_SOFTWARE).
+INTERNAL = 70
+
+#: What each code means. Those of signals are the shell's: 128 and the signal's number.
+MEANINGS = {
+    OK: "success",
+    FUNCTION: "the function failed: its init, a hook, the handler, its time limit, its process",
+    USAGE: "the command line, the event or a file cannot be used",
+    HOST: "this host cannot: no root, no CRIU, a kernel option is missing",
+    SNAPSHOT: "no snapshot could be taken",
+    RESTORE: "a snapshot could not be restored, not even one made anew",
+    INTERNAL: "an error in snapruntime itself",
+    128 + signal.SIGHUP: "ended by SIGHUP",
+    128 + signal.SIGINT: "ended by Ctrl-C (SIGINT)",
+    128 + signal.SIGPIPE: "nobody reads the output any more (SIGPIPE)",
+    128 + signal.SIGTERM: "ended by SIGTERM",
+}
+
+_CODES: dict[type[SnapruntimeError], int] = {
+    FunctionError: FUNCTION,
+    UsageError: USAGE,
+    HostError: HOST,
+    SpawnerError: HOST,
+    SnapshotError: SNAPSHOT,
+    RestoreError: RESTORE,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error; the nearest class in its ancestry decides."""
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return INTERNAL
+
+
+def of_signal(number: int) -> int:
+    """The exit code of a program that a signal ended, as shells count."""
+    return 128 + number
