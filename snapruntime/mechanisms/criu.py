@@ -147,7 +147,6 @@ class CriuWorker:
         request.opts.pid = inner_pid
         request.opts.leave_stopped = True
         request.opts.ext_unix_sk = True
-        request.opts.file_locks = True
         request.opts.link_remap = True
         request.opts.ghost_limit = _GHOST_LIMIT
         request.opts.external.extend(externals)
@@ -194,6 +193,7 @@ class CriuWorker:
         opts.timeout = max(1, int(deadline - time.monotonic()) + 1)
         # A connection's other end belongs to the process that was dumped, not to each copy: it comes back closed.
         opts.tcp_close = True
+        opts.file_locks = True
         opts.manage_cgroups_mode = rpc.IGNORE
         if self._criu.version >= (3, 19, 0):
             opts.network_lock = rpc.SKIP

@@ -207,6 +207,8 @@ def normalise_binds(binds: Iterable[Bind]) -> tuple[Bind, ...]:
                 f"{path} cannot be shown inside the sandbox, which has its own.",
                 hint="Move the files to another folder.",
             )
+        if "\n" in path:
+            raise UsageError(f"The path {path!r} has a line break, which CRIU cannot record.", hint="Rename it.")
         if not os.path.exists(path):
             raise UsageError(f"{path} does not exist, so it cannot be shown inside the sandbox.")
         covering = max(

@@ -249,12 +249,13 @@ class Spawner:
 def _enter_rooms() -> None:
     """Mounts of our own: what is mounted here, nobody else sees, and it is gone when the last of us is."""
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
-    host_run = os.open("/run", os.O_PATH | os.O_DIRECTORY)
-    # CRIU keeps its kernel probes in /run/criu.kdat, and only if that is a tmpfs.
-    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID, "mode=0755")
-    os.makedirs(HOST_RUN)
-    linux.mount(f"/proc/self/fd/{host_run}", HOST_RUN, flags=linux.MS_BIND | linux.MS_REC)
-    os.close(host_run)
+    # CRIU keeps its kernel probes in /run/criu.kdat, and only if that is a tmpfs. Ours takes the place of the host's
+    # /run when that is already bound inside it: a recursive bind made afterwards would show ours.
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID, "mode=0755")
+    host_run = "/tmp" + HOST_RUN.removeprefix("/run")
+    os.makedirs(host_run)
+    linux.mount("/run", host_run, flags=linux.MS_BIND | linux.MS_REC)
+    linux.mount("/tmp", "/run", flags=linux.MS_MOVE)
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -119,10 +121,18 @@ def _initialise(launched: Launched, function: Function, initialization_type: str
         raise FunctionError(
             answer["error"],
             phase=answer["phase"],
-            hint=f"The before-snapshot hook {hook} raised it." if hook else "",
+            hint=f"The before-snapshot hook {hook} raised it." if hook else _hidden_file(answer["error"]),
         )
     launched.ready = answer
     launched.files = wire_list(body)
+
+
+def _hidden_file(document: dict[str, Any]) -> str:
+    """A hint for init that misses a file which is on this host, only not in the sandbox."""
+    named = re.search(r"No such file or directory: '([^']+)'", str(document.get("errorMessage")))
+    if named is None or not os.path.isabs(named[1]) or not os.path.exists(named[1]):
+        return ""
+    return f"{named[1]} is on this host, but functions see only their own folder. Show it with --ro {named[1]}"
 
 
 def wire_list(body: bytes) -> list[str]:

@@ -69,7 +69,8 @@ def resolve_function(
 
 def _split(handler: str) -> tuple[str, str, str | None]:
     """Task root, module and attribute of what the user called the handler."""
-    file, colon, attribute = handler.rpartition(":") if ":" in handler else (handler, "", "")
+    whole = ":" not in handler or Path(handler).is_file()
+    file, colon, attribute = (handler, "", "") if whole else handler.rpartition(":")
     if colon and not attribute:
         raise UsageError(f"{handler!r} names no function behind the colon.")
     path = Path(file)
@@ -82,6 +83,8 @@ def _split(handler: str) -> tuple[str, str, str | None]:
             raise UsageError(
                 f"There is no file {file}.", hint="HANDLER is a file, file.py:function or module.function."
             )
+        if "." in path.stem:
+            raise UsageError(f"{path.name} has a dot in its name, so Python cannot import it.", hint="Rename it.")
         return str(path.resolve().parent), path.stem, attribute or None
     if path.is_file():
         raise UsageError(f"{file} is not a Python file: its name does not end in .py.")
