@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from snapruntime.mechanisms.probes import gather, judge
+from snapruntime.mechanisms.host.probes import gather, judge
 from snapruntime.values.host import Criu, Probe
 
 #: The exit code where `run` cannot work: that of every HostError.

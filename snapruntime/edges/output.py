@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import signal
 import threading
 import time
@@ -17,11 +18,14 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.text import Text
 
 from snapruntime.edges.exits import of_signal
+from snapruntime.edges.interrupt import Stopper
 from snapruntime.mechanisms.channel import LOG_LIMIT
 from snapruntime.values.errors import HostError
 from snapruntime.values.model import Invocation
 
 STDOUT, STDERR = 1, 2
+#: How often a write that has to wait looks whether it still should.
+_PATIENCE_MS = 100
 
 
 class Output:
@@ -29,13 +33,13 @@ class Output:
 
     Args:
         quiet: only answers and errors are wanted.
-        stop: called with an exit code when nobody reads one of the streams any more.
+        stopper: asked to end the run when nobody reads one of the streams any more.
     """
 
-    def __init__(self, *, quiet: bool, stop: Callable[[int], None]) -> None:
+    def __init__(self, *, quiet: bool, stopper: Stopper) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, soft_wrap=True, highlight=False)
-        self._stop = stop
+        self._stopper = stopper
         self._lock = threading.Lock()
         self._gone = False
         self._progress: Progress | None = None
@@ -101,12 +105,17 @@ class Output:
 
     def _write(self, fd: int, data: bytes) -> None:
         left = memoryview(data)
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
         try:
             while left and not self._gone:
-                left = left[os.write(fd, left) :]
+                # A reader that does not read (a pager) must not keep a Ctrl-C waiting: never block in a write.
+                if poll.poll(_PATIENCE_MS):
+                    left = left[os.write(fd, left[: select.PIPE_BUF]) :]
+                self._gone = self._stopper.stopping
         except BrokenPipeError:
             self._gone = True
-            self._stop(of_signal(signal.SIGPIPE))
+            self._stopper.request(of_signal(signal.SIGPIPE))
         except OSError as error:
             self._gone = True
             name = "standard output" if fd == STDOUT else "standard error"
@@ -204,7 +213,7 @@ def json_line(invocation: Invocation) -> bytes:
 
 
 def _as_json(payload: bytes) -> bytes:
-    """A payload as a part of a JSON line; as a string where it is no JSON, which a handler that returns bytes can do."""
+    """A payload as a part of a JSON line; as a string where it is no JSON, as what a handler that returns bytes may be."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from snapruntime.mechanisms.criu_install import setup_criu
+from snapruntime.mechanisms.provision.install import setup_criu
 from snapruntime.values.host import SetupProgress
 
 

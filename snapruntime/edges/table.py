@@ -57,7 +57,7 @@ def summary(timings: Sequence[Timing]) -> Table:
     failed = len(timings) - len(good)
     quantiles = [(name, share) for name, share, least in (("p90", 0.9, 10), ("p99", 0.99, 100)) if len(good) >= least]
     way = "cold start" if cold else "restored copy"
-    table = _table(f"{len(good)} × {way}, ms", "p50", *(name for name, _ in quantiles), "min", "max")
+    table = _table(f"{way}, ms (n = {len(good)})", "p50", *(name for name, _ in quantiles), "min", "max")
     first = ("init", "init_ms") if cold else ("restore", "restore_ms")
     parts = [first, ("after-restore hooks", "hooks_ms"), ("handler", "duration_ms"), ("request to answer", "total_ms")]
     for label, name in parts:
@@ -75,7 +75,7 @@ def comparison(timings: Iterable[Timing]) -> tuple[Table, str]:
     all_timings = list(timings)
     cold = [timing for timing in all_timings if timing.cold]
     copies = [timing for timing in all_timings if not timing.cold]
-    table = _table("ms", "cold start", "restored copy", "restore", "hooks", "handler")
+    table = _table("ms", "cold start", "restored copy", "= restore", "+ hooks", "+ handler")
     if len(cold) <= _LISTED:
         for number, (one, other) in enumerate(zip(cold, copies, strict=False), 1):
             parts = (other.restore_ms, other.hooks_ms, other.duration_ms)
@@ -90,7 +90,7 @@ def comparison(timings: Iterable[Timing]) -> tuple[Table, str]:
     ratio = median(old) / median(new)
     return (
         table,
-        f"n = {len(old)} and {len(new)}. A restored copy answers in 1/{ratio:.1f} of a cold start's time (p50).",
+        f"n = {len(old)} and {len(new)}. At p50, a restored copy answers {ratio:.1f} times as fast as a cold start.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker, import_pycriu
-from snapruntime.mechanisms.probes import require_host
+from snapruntime.mechanisms.host.probes import require_host
 from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError
 from snapruntime.mechanisms.store import Store, StoredSnapshot, data_home
 from snapruntime.values.errors import DamagedSnapshotError, HostError

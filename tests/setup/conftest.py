@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapruntime.mechanisms.criu_install import setup_criu
+from snapruntime.mechanisms.provision.install import setup_criu
 from snapruntime.values.host import Criu, SetupProgress
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from snapruntime.mechanisms import probes
-from snapruntime.mechanisms.container import Container, find_container
-from snapruntime.mechanisms.host_facts import file_system, read_kernel_options
-from snapruntime.mechanisms.host_trials import run_trials
-from snapruntime.mechanisms.probes import probe_host, require_host
-from snapruntime.mechanisms.trial import run_isolated
+from snapruntime.mechanisms.host import probes
+from snapruntime.mechanisms.host.container import Container, find_container
+from snapruntime.mechanisms.host.facts import file_system, read_kernel_options
+from snapruntime.mechanisms.host.isolated import run_isolated
+from snapruntime.mechanisms.host.probes import probe_host, require_host
+from snapruntime.mechanisms.host.trials import run_trials
 from snapruntime.values.errors import HostError
 from snapruntime.values.host import Criu, Probe
 
@@ -114,7 +114,7 @@ def test_run_is_refused_with_the_first_reason(
         require_host(installed_home)
     assert "sudo" in caught.value.hint
     monkeypatch.undo()
-    monkeypatch.setattr("snapruntime.mechanisms.capabilities.effective", lambda: frozenset({"SYS_ADMIN"}))
+    monkeypatch.setattr("snapruntime.mechanisms.host.capabilities.effective", lambda: frozenset({"SYS_ADMIN"}))
     with pytest.raises(HostError, match="CAP_SETPCAP"):
         require_host(installed_home)
     monkeypatch.undo()
@@ -225,9 +225,9 @@ def test_each_engine_has_its_flag() -> None:
 
 def probes_child(*argv: str) -> list[str]:
     """What `criu check` is started with."""
-    from snapruntime.mechanisms.trial import child_argv
+    from snapruntime.mechanisms.host.isolated import child_argv
 
-    return child_argv("trial", *argv)
+    return child_argv("isolated", *argv)
 
 
 def _statuses(document: dict[str, Any]) -> dict[str, str]:

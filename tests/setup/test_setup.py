@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from snapruntime.mechanisms import criu_candidates, criu_install, criu_prefix
-from snapruntime.mechanisms.criu_install import find_criu, run_criu_check, setup_criu
+from snapruntime.mechanisms.provision import candidates as criu_candidates
+from snapruntime.mechanisms.provision import install as criu_install
+from snapruntime.mechanisms.provision import prefix as criu_prefix
+from snapruntime.mechanisms.provision.install import find_criu, run_criu_check, setup_criu
 from snapruntime.values.errors import HostError, UsageError
 from snapruntime.values.host import CheckResult, Criu, SetupProgress
 
@@ -280,7 +282,7 @@ def test_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snapruntime.mechanisms.debian.KEYRINGS", (tmp_path / "no.gpg",))
+    monkeypatch.setattr("snapruntime.mechanisms.provision.debian.KEYRINGS", (tmp_path / "no.gpg",))
     with pytest.raises(HostError, match="cannot be verified"):
         setup_criu(tmp_path / "home", progress=lambda _: None)
 
@@ -298,7 +300,7 @@ def test_keys_that_do_not_know_the_archive(tmp_path: Path, monkeypatch: pytest.M
     """An old machine's keyring does not know a newer suite's key: that is said, and nothing unverified is taken."""
     keyring = tmp_path / "keys.gpg"
     keyring.write_bytes(b"")
-    monkeypatch.setattr("snapruntime.mechanisms.debian.KEYRINGS", (keyring,))
+    monkeypatch.setattr("snapruntime.mechanisms.provision.debian.KEYRINGS", (keyring,))
     with pytest.raises(HostError, match="No CRIU to install"):
         criu_prefix.install(tmp_path, _work(tmp_path), minimum=(4, 1, 0), progress=lambda _: None, suites=("testing",))
     assert names_in(tmp_path) == {"keys.gpg", "work"}

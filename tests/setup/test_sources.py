@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snapruntime.mechanisms.debian import (
+from snapruntime.mechanisms.provision.debian import (
     SourceEntry,
     architecture,
     archive_keyring,

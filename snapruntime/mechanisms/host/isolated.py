@@ -1,7 +1,7 @@
 """Throwaway child processes with a deadline, so that trying something out never changes or blocks this process.
 
 `run_isolated` runs a program and ends it with all it started. `child_argv` starts one of our own modules in a new
-interpreter (rather than a fork: the caller may have threads): `host_trials`, which tries system calls, or `main` here,
+interpreter (rather than a fork: the caller may have threads): `trials`, which tries system calls, or `main` here,
 which puts another program into fresh PID and mount namespaces.
 """
 
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parents[2])
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from snapruntime.mechanisms import {module}; {module}.main()"
+_ROOT = str(Path(__file__).resolve().parents[3])
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from snapruntime.mechanisms.host import {module}; {module}.main()"
 
 
 def run_isolated(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
@@ -46,7 +46,7 @@ def run_isolated(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
 
 
 def child_argv(module: str, *arguments: str) -> list[str]:
-    """How to start `snapruntime.mechanisms.<module>.main()` in a new interpreter, quickly and by this very copy."""
+    """How to start `snapruntime.mechanisms.host.<module>.main()` in a new interpreter, quickly and by this very copy."""
     return [sys.executable, "-I", "-S", "-c", _START.format(module=module), _ROOT, *arguments]
 
 

@@ -1,6 +1,6 @@
 """One list of capability probes: it feeds `doctor`, the skips of tests, and the errors when `run` starts.
 
-No probe changes this process; what must be tried is tried in throwaway children (`host_trials`, `trial`).
+No probe changes this process; what must be tried is tried in throwaway children (`trials`, `isolated`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from snapruntime.mechanisms import capabilities
-from snapruntime.mechanisms.container import Container, find_container
-from snapruntime.mechanisms.criu_candidates import (
+from snapruntime.mechanisms.host import capabilities
+from snapruntime.mechanisms.host.container import Container, find_container
+from snapruntime.mechanisms.host.facts import existing_folder, file_system, mounts, read_kernel_options
+from snapruntime.mechanisms.host.trials import run_trials
+from snapruntime.mechanisms.provision.candidates import (
     has_pointer_authentication,
     minimum_version,
     pycriu_trouble,
     run_criu_check,
 )
-from snapruntime.mechanisms.criu_install import find_criu
-from snapruntime.mechanisms.host_facts import existing_folder, file_system, mounts, read_kernel_options
-from snapruntime.mechanisms.host_trials import run_trials
+from snapruntime.mechanisms.provision.install import find_criu
 from snapruntime.values.errors import HostError
 from snapruntime.values.host import CRIU_PREFERRED, CheckResult, Criu, Probe, Status, dotted
 

@@ -12,9 +12,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from snapruntime.mechanisms import capabilities, criu_prefix
-from snapruntime.mechanisms.debian import OTHERWISE
-from snapruntime.mechanisms.trial import child_argv, run_isolated
+from snapruntime.mechanisms.host import capabilities
+from snapruntime.mechanisms.host.isolated import child_argv, run_isolated
+from snapruntime.mechanisms.provision import prefix as criu_prefix
+from snapruntime.mechanisms.provision.debian import OTHERWISE
 from snapruntime.values.errors import HostError, UsageError
 from snapruntime.values.host import CRIU_MINIMUM, CRIU_MINIMUM_PAC, CheckResult, Criu, dotted
 
@@ -40,7 +41,7 @@ def minimum_version() -> tuple[int, int, int]:
 def run_criu_check(criu: Criu, timeout: float = CHECK_DEADLINE_S) -> CheckResult:
     """Run `criu check` in throwaway namespaces; `timeout` in seconds. Never raises for what CRIU finds lacking."""
     try:
-        code, stdout, stderr = run_isolated(child_argv("trial", *criu.argv, "check"), timeout)
+        code, stdout, stderr = run_isolated(child_argv("isolated", *criu.argv, "check"), timeout)
     except (TimeoutError, OSError) as error:
         return CheckResult(False, str(error))
     lines = [line.strip() for line in f"{stderr}\n{stdout}".splitlines() if line.strip()]

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 
 from snapruntime.mechanisms import linux
-from snapruntime.mechanisms.trial import child_argv, run_isolated
+from snapruntime.mechanisms.host.isolated import child_argv, run_isolated
 
 #: Seconds for all trials together; they take 0.1 s.
 DEADLINE_S = 15.0
@@ -27,7 +27,7 @@ def run_trials() -> dict[str, str | None]:
     """Try everything; the name of each trial with what went wrong, None where nothing did."""
     names = list(_trials())
     try:
-        code, stdout, stderr = run_isolated(child_argv("host_trials"), DEADLINE_S)
+        code, stdout, stderr = run_isolated(child_argv("trials"), DEADLINE_S)
         answer: dict[str, str | None] = json.loads(stdout)
     except (OSError, ValueError) as error:
         return dict.fromkeys(names, f"could not be tried: {error}")

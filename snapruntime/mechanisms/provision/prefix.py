@@ -18,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from snapruntime.mechanisms import debian
-from snapruntime.mechanisms.debian import AptError, Package, PrivateApt
-from snapruntime.mechanisms.trial import run_isolated
+from snapruntime.mechanisms.host.isolated import run_isolated
+from snapruntime.mechanisms.provision import debian
+from snapruntime.mechanisms.provision.debian import AptError, Package, PrivateApt
 from snapruntime.values.errors import HostError
 from snapruntime.values.host import CRIU_PREFERRED, SetupProgress, dotted
 

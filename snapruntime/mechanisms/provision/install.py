@@ -2,7 +2,7 @@
 
 On disk, below the data folder:
   criu/current.json        the choice, and for which kernel `criu check` has passed; replaced as a whole
-  criu/<version>-<digest>/ a private prefix (see `criu_prefix`)
+  criu/<version>-<digest>/ a private prefix (see `prefix`)
   criu/pycriu-<digest>/    a folder that shows another installation's pycriu and none of its other packages
   criu/.new-*              work of a running setup; the next one clears what a killed one left
   criu/lock                taken by a running setup, and by children it may leave behind when it is killed
@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from snapruntime.mechanisms import criu_prefix
-from snapruntime.mechanisms.criu_candidates import (
+from snapruntime.mechanisms.provision import prefix as criu_prefix
+from snapruntime.mechanisms.provision.candidates import (
     check_failed,
     has_pointer_authentication,
     is_privileged,

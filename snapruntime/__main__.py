@@ -1,0 +1,7 @@
+"""`python -m snapruntime`."""
+
+from __future__ import annotations
+
+from snapruntime.edges.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""Where the program `snapruntime` begins and ends: signals, errors, exit codes.
+
+What takes time to import is imported inside: a Ctrl-C meanwhile finds the handlers set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from snapruntime.edges.interrupt import leave, on_signals
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    on_signals(leave)
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    on_signals(lambda *_: None)
+    with contextlib.suppress(OSError, ValueError):
+        # Nothing may be left for the interpreter to flush into a closed pipe, which it would complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _run() -> int:
+    import click
+
+    from snapruntime.edges import exits
+    from snapruntime.edges.commands import commands
+    from snapruntime.values.errors import SnapruntimeError
+
+    debug = "--debug" in sys.argv
+    try:
+        return commands.main(prog_name="snapruntime", standalone_mode=False) or exits.OK
+    except click.ClickException as error:
+        error.show()
+        return exits.USAGE
+    except click.Abort:
+        return exits.of_signal(signal.SIGINT)
+    except SnapruntimeError as error:
+        from rich.console import Console
+
+        from snapruntime.edges.report import describe
+
+        Console(stderr=True, soft_wrap=True, highlight=False).print(describe(error, debug=debug))
+        return exits.exit_code(error)
+    except (BrokenPipeError, SystemExit):
+        raise
+    except Exception as error:
+        return _internal(error)
+
+
+def _internal(error: Exception) -> int:
+    """A mistake of ours: what is needed to mend it, and an exit code that no other error has."""
+    import traceback
+
+    from snapruntime.edges import exits
+
+    traceback.print_exception(error)
+    print("Error: this is a mistake in snapruntime itself; please report the lines above.", file=sys.stderr)
+    return exits.INTERNAL

@@ -1,0 +1,32 @@
+"""The commands of `snapruntime`."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from snapruntime.edges.doctor import doctor
+from snapruntime.edges.run import run
+from snapruntime.edges.setup import setup
+from snapruntime.mechanisms.store import data_home
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--home",
+    envvar="SNAPRUNTIME_HOME",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The data folder: snapshots, and the CRIU that setup installs. Also by SNAPRUNTIME_HOME.",
+)
+@click.version_option(metadata.version("snapruntime"), message="%(prog)s %(version)s")
+@click.pass_context
+def commands(context: click.Context, home: Path | None) -> None:
+    """SnapStart for any Linux host: Python functions answered by copies of a CRIU snapshot."""
+    context.obj = home.absolute() if home else data_home()
+
+
+commands.add_command(run)
+commands.add_command(setup)
+commands.add_command(doctor)

@@ -1,0 +1,170 @@
+"""`snapruntime run`: the options, and what they mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from snapruntime.edges.interrupt import Stopper
+from snapruntime.edges.session import Order, Session
+from snapruntime.values.errors import UsageError
+from snapruntime.values.model import NOBODY, PAYLOAD_LIMIT
+from snapruntime.workflows.instance import encode_event
+from snapruntime.workflows.resolve import resolve_function
+
+#: How many pairs `--compare` answers where no number is asked for.
+_COMPARED = 5
+
+
+@click.command()
+@click.argument("handler")
+@click.option("--event", default="{}", metavar="JSON|@FILE|-", help="The event: JSON, a file, or standard input. [{}]")
+@click.option("-n", "--count", type=click.IntRange(min=1), help="Answer the event so many times. [1]")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="Have so many copies alive at once. [1]",
+)
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="K=V",
+    help="Set a variable in the function's environment. Repeatable.",
+)
+@click.option("--timeout", type=float, default=3.0, metavar="SECONDS", help="The longest an invocation may take. [3]")
+@click.option(
+    "--memory",
+    type=click.IntRange(128, 10240),
+    default=512,
+    metavar="MB",
+    help="The memory size that the function is told. [512]",
+)
+@click.option("--python", metavar="PATH", help="Interpreter or virtual environment to run the function with.")
+@click.option("--cold", is_flag=True, help="No snapshot: a fresh process per invocation.")
+@click.option(
+    "--compare", is_flag=True, help=f"Answer by cold starts and by copies, and compare the times. [-n {_COMPARED}]"
+)
+@click.option("--rebuild", is_flag=True, help="Make a new snapshot even where an earlier one is good.")
+@click.option("--ro", "read_only", multiple=True, metavar="PATH", help="Show the function this path too. Repeatable.")
+@click.option(
+    "--rw", "writable", multiple=True, metavar="PATH", help="Let the function write to this path. Repeatable."
+)
+@click.option("--user", default="nobody", metavar="NAME|UID", help="The user it runs as. [nobody]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invocation.")
+@click.option("--quiet", is_flag=True, help="Print only responses, and errors.")
+@click.option("--debug", is_flag=True, help="Print all there is to know of an error.")
+@click.pass_obj
+def run(
+    home: Path,
+    handler: str,
+    event: str,
+    count: int | None,
+    concurrency: int,
+    environment: tuple[str, ...],
+    timeout: float,
+    memory: int,
+    python: str | None,
+    cold: bool,
+    compare: bool,
+    rebuild: bool,
+    read_only: tuple[str, ...],
+    writable: tuple[str, ...],
+    user: str,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Answer events with copies of a snapshot of HANDLER.
+
+    HANDLER is a file (its function lambda_handler, or handler), file.py:function, or Lambda's module.function. Its
+    snapshot is kept, and used again by later runs for as long as nothing that it was made from has changed.
+
+    Responses go to standard output, the log to standard error.
+    """
+    if cold and (compare or rebuild):
+        raise UsageError(
+            f"--cold makes no snapshot, so --{'compare' if compare else 'rebuild'} has no meaning with it."
+        )
+    function = resolve_function(
+        handler,
+        python=python,
+        environment=parse_environment(environment),
+        timeout_s=timeout,
+        memory_mb=memory,
+        read_only=read_only,
+        writable=writable,
+        user=parse_user(user),
+    )
+    order = Order(
+        home=home,
+        function=function,
+        event=read_event(event),
+        count=count or (_COMPARED if compare else 1),
+        concurrency=concurrency,
+        cold=cold,
+        compare=compare,
+        rebuild=rebuild,
+        as_json=as_json,
+        quiet=quiet,
+        debug=debug,
+    )
+    stopper = Stopper()
+    return stopper.run(lambda: Session(order, stopper).run())
+
+
+def parse_environment(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`--env K=V` as a mapping; of the same name, the last counts."""
+    environment = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--env {pair} does not have the form NAME=VALUE.")
+        environment[name] = value
+    return environment
+
+
+def parse_user(user: str) -> str | int:
+    """Root only in so many letters: a number may come from a script that meant another."""
+    if user == "nobody":
+        return NOBODY
+    try:
+        number = int(user)
+    except ValueError:
+        return user
+    if not 0 < number < 1 << 32:
+        raise UsageError(f"--user {user}: root only by name, and no number below 0 or above 4294967295.")
+    return number
+
+
+def read_event(event: str) -> bytes:
+    """The event that `--event` names, as JSON.
+
+    Raises:
+        UsageError: it cannot be read, is too large, or no JSON.
+    """
+    if event == "-":
+        body = sys.stdin.buffer.read(PAYLOAD_LIMIT + 1)
+    elif event.startswith("@"):
+        try:
+            with open(event[1:], "rb") as file:
+                body = file.read(PAYLOAD_LIMIT + 1)
+        except OSError as error:
+            raise UsageError(f"The event file {event[1:]} cannot be read: {error.strerror}.") from error
+    else:
+        body = os.fsencode(event)
+    if len(body) > PAYLOAD_LIMIT:
+        raise UsageError(
+            f"The event is larger than the {PAYLOAD_LIMIT} bytes that Lambda takes.",
+            hint="Put the data where the function can fetch it, and send its name.",
+        )
+    try:
+        text = str(body, "utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The event is not UTF-8: {error}.") from error
+    return encode_event(text.encode())

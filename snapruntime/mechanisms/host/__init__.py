@@ -1,0 +1,1 @@
+"""What this host offers: facts that are read, trials that are run in throwaway children, and the probes over both."""

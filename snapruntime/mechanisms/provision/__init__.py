@@ -1,0 +1,1 @@
+"""Which CRIU this host uses: found, judged, installed from Debian's packages, and remembered."""
