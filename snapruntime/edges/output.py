@@ -206,14 +206,15 @@ def json_line(invocation: Invocation) -> bytes:
         head["init_ms"] = invocation.init_ms
     tail: dict[str, Any] = {"logs": invocation.logs}
     if invocation.error is not None:
-        return _json(head | {"phase": invocation.phase, "error": dict(invocation.error)} | tail)
+        error = {**invocation.error, "stackTrace": invocation.error.get("stackTrace", [])}
+        return _json(head | {"phase": invocation.phase, "error": error} | tail)
     # As the function wrote it: a number with many digits would not survive reading and writing.
     result = _as_json(invocation.payload or b"")
     return _json(head)[:-1] + b', "result": ' + result + b", " + _json(tail)[1:]
 
 
 def _as_json(payload: bytes) -> bytes:
-    """A payload as a part of a JSON line; as a string where it is no JSON, as what a handler that returns bytes may be."""
+    """A payload as a part of a JSON line; as a string where it is no JSON, which bytes from a handler may be."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)

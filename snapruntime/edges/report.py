@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +41,8 @@ def _sentence(error: SnapruntimeError) -> str:
     if not isinstance(error, FunctionError):
         return error.message
     kind = error.document.get("errorType", "")
-    said = ": ".join(filter(None, (str(kind), error.message)))
+    # Which request it was, is said where there are several: in the log.
+    said = ": ".join(filter(None, (str(kind), re.sub(r"^RequestId: \S+ Error: ", "", error.message))))
     return f"{_FAILED.get(error.phase, 'The function failed')}: {said}"
 
 

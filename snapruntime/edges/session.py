@@ -66,6 +66,8 @@ class Session:
         self._postponed: list[Request] = []
         self._unfit: RestoreError | None = None
         self._runtime_fields = ""
+        self._began = time.monotonic()
+        self._making_log = ""
 
     def run(self) -> int:
         """Returns the exit code. Raises what concerns the run as a whole: UsageError, HostError, SnapshotError."""
@@ -97,7 +99,6 @@ class Session:
         order, output, function = self._order, self.output, self._order.function
         log = RequestLog(output.log if self._live else None)
         began = 0.0
-        init_over = False
 
         def making(reason: str) -> None:
             nonlocal began
@@ -110,8 +111,6 @@ class Session:
             began = time.monotonic()
 
         def initialised(milliseconds: float) -> None:
-            nonlocal init_over
-            init_over = True
             log.lines(lambda_log.init_report(milliseconds))
             say("Checkpointing")
 
@@ -122,8 +121,9 @@ class Session:
                     snapshot = runtime.remake(function, instead_of, **options)
                 else:
                     snapshot = runtime.snapshot(function, rebuild=order.rebuild, **options)
-            except FunctionError as error:
-                if not init_over:
+            except SnapruntimeError as error:
+                self._making_log = log.text
+                if isinstance(error, FunctionError):
                     log.lines(lambda_log.init_failed(milliseconds_since(began), error.document, error.phase))
                 if not self._live:
                     self._show(log)
@@ -254,8 +254,8 @@ class Session:
 
     def _fail_all(self, requests: list[Request], error: FunctionError | RestoreError | SnapshotError) -> None:
         for request in requests:
-            request.began = request.began or time.monotonic()
-            self._finish(RequestLog(None), failed(request, error, None, ""), error)
+            request.began = request.began or self._began
+            self._finish(RequestLog(None), failed(request, error, None, self._making_log), error)
 
     def _conclude(self) -> int:
         """Say how it went; the exit code is that of the worst failure."""

@@ -32,7 +32,8 @@ def identity_of(function: Function, criu: Criu) -> dict[str, Any]:
     """What a snapshot of `function` on this host depends on, besides files. JSON."""
     return {
         "handler": [function.task_root, function.module, function.attribute],
-        "interpreter": function.python,
+        # By its folder and file: python, python3 and python3.11 of one virtual environment are the same.
+        "interpreter": [os.path.dirname(function.python), os.path.realpath(function.python)],
         "environment": dict(function.environment),
         "options": {
             "name": function.name,

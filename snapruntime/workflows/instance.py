@@ -169,9 +169,13 @@ def encode_event(event: Any) -> bytes:
     Raises:
         UsageError: it is no JSON, or over Lambda's limit.
     """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is none of its numbers")
+
     try:
         body = event if isinstance(event, bytes) else json.dumps(event, allow_nan=False).encode()
-        json.loads(body)
+        json.loads(body, parse_constant=refuse)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"The event is not JSON: {error}") from error
     if len(body) > PAYLOAD_LIMIT:

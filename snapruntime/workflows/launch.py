@@ -116,6 +116,8 @@ def _initialise(launched: Launched, function: Function, initialization_type: str
         raise FunctionError(exited(request_id, gone.exit), phase="init") from None
     except wire.WireError as error:
         raise FunctionError(broken_channel(request_id, error), phase="init") from None
+    finally:
+        launched.channel.drain_log()  # What init wrote last, be it well or not: it says why.
     if answer["type"] == "init_error":
         hook = answer.get("hook")
         raise FunctionError(

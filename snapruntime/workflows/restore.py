@@ -150,6 +150,8 @@ def _run_after_restore(launched: Launched, request_id: str, deadline: float) -> 
         raise FunctionError(exited(request_id, gone.exit), phase="after_restore") from None
     except wire.WireError as error:
         raise FunctionError(broken_channel(request_id, error), phase="after_restore") from None
+    finally:
+        channel.drain_log()  # What the hooks wrote last, be it well or not: it says why.
     if answer["type"] == "restore_error":
         hook = answer.get("hook")
         raise FunctionError(
