@@ -97,7 +97,9 @@ class Session:
 
     def _snapshot(self, runtime: Runtime, instead_of: Snapshot | None = None) -> Snapshot:
         order, output, function = self._order, self.output, self._order.function
-        log = RequestLog(output.log if self._live else None)
+        # Nothing else runs meanwhile, so its lines cannot mix with others'.
+        live = not order.quiet and (order.debug or not order.compare)
+        log = RequestLog(output.log if live else None)
         began = 0.0
 
         def making(reason: str) -> None:
@@ -105,8 +107,7 @@ class Session:
             if self._unfit is not None:
                 reason = f"the last one could not be restored ({self._unfit.message.rstrip('.')})"
             output.note(f"Making a snapshot: {shortened(reason, [function.task_root])}")
-            if self._live:
-                log.lines(lambda_log.init_start(self._runtime()))
+            log.lines(lambda_log.init_start(self._runtime()))
             say(f"Initialising {function.handler}")
             began = time.monotonic()
 
@@ -123,9 +124,8 @@ class Session:
                     snapshot = runtime.snapshot(function, rebuild=order.rebuild, **options)
             except SnapruntimeError as error:
                 self._making_log = log.text
-                if isinstance(error, FunctionError):
+                if isinstance(error, FunctionError) and not self._stopper.stopping:
                     log.lines(lambda_log.init_failed(milliseconds_since(began), error.document, error.phase))
-                if not self._live:
                     self._show(log)
                 raise
         if began:
@@ -203,6 +203,8 @@ class Session:
                 log.lines(lambda_log.restore_start(self._runtime_fields))
                 instance = snapshot.restore(requested=request.began, request_id=request.id, sink=log.sink)
         except (FunctionError, RestoreError) as error:
+            if self._stopper.stopping:
+                return  # It failed because everything is being closed.
             invocation = failed(request, error, snapshot, log.text)
             took, document = invocation.total_ms, invocation.error or {}
             line = lambda_log.init_failed if request.cold else lambda_log.restore_report

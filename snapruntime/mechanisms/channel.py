@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from snapruntime.mechanisms.process import Exit, Process
+from snapruntime.mechanisms.process import Exit, Process, SpawnerError
 from snapruntime.worker import wire
 
 #: How much of a function's output is kept in memory; what comes after is still passed on, but not kept.
@@ -157,7 +158,11 @@ class Channel:
 
     def _raise_disconnected(self, deadline: float) -> None:
         # The socket closes a moment before the process can be waited for; its children may hold it open for longer.
-        raise Disconnected(self._process.wait(min(1.0, max(0.0, deadline - time.monotonic()))))
+        try:
+            exit = self._process.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+        except SpawnerError:
+            exit = Exit(None, signal.SIGKILL, 0)  # The spawner has ended; the kernel kills all below it.
+        raise Disconnected(exit)
 
     def _read_log(self) -> None:
         try:

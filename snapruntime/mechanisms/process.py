@@ -80,11 +80,11 @@ class Process:
                 if "pid" in answer:
                     self.inner_pid = int(answer["pid"])
                     (self.pidfd,) = fds
-                    self.pid = _pid_of(self.pidfd)
                 elif "rpc" in answer:
                     self.rpc = socket.socket(fileno=fds[0])
                 else:
                     raise SpawnerError(answer.get("error") or {"message": "the process ended before it had begun"})
+            self.pid = _pid_of(self.pidfd)
         except BaseException:
             line.close()
             if self.pidfd >= 0:

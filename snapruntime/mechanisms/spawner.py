@@ -178,6 +178,10 @@ class Spawner:
         data, fds, _, _ = socket.recv_fds(self.control, 16, 64, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
+        if len(fds) < 2:  # Out of descriptors: the kernel kept back what came with the request. Its line is closed.
+            for fd in fds:
+                os.close(fd)
+            return True
         payload, line_fd, *rest = fds
         line = socket.socket(fileno=line_fd)
         try:

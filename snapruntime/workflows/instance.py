@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from snapruntime.mechanisms.channel import Disconnected, LogSink
+from snapruntime.mechanisms.process import SpawnerError
 from snapruntime.values.errors import UsageError
 from snapruntime.values.model import PAYLOAD_LIMIT, Function, Invocation
 from snapruntime.worker import wire
@@ -139,14 +140,20 @@ class Instance:
 
     def _max_memory_mb(self) -> int | None:
         """The most memory the process had resident so far, MB as Lambda counts them (2**20 bytes), rounded up."""
-        exit = self._launched.process.wait(0)
-        if exit is not None:
-            return -(-exit.max_rss_kb // 1024)
-        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return -(-int(line.split()[1]) // 1024)
-        return None
+        process, exit = self._launched.process, None
+        with contextlib.suppress(SpawnerError):
+            exit = process.wait(0)
+        if exit is None:
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as f,
+            ):
+                for line in f:
+                    if line.startswith("VmHWM:"):
+                        return -(-int(line.split()[1]) // 1024)
+            with contextlib.suppress(SpawnerError):
+                exit = process.wait(1.0)  # Without memory of its own it is about to end.
+        return -(-exit.max_rss_kb // 1024) if exit is not None else None
 
     def close(self) -> None:
         """End the process and take away what was made for it."""

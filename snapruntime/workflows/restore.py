@@ -97,7 +97,10 @@ class Snapshot:
             self._spawner.run(self._sandbox.discard_copy(copy))
 
     def _bring_back(self, copy: str, deadline: float, sink: LogSink | None) -> Launched:
-        ends = ChannelEnds()
+        try:
+            ends = ChannelEnds()
+        except OSError as error:
+            raise RestoreError(f"No copy could be made: {error}") from error
         try:
             self._spawner.run(self._sandbox.prepare_copy(copy))
             with self._criu_worker(ends) as criu:
@@ -108,11 +111,11 @@ class Snapshot:
                     deadline=deadline,
                 )
             return Launched(ends, self._spawner.adopt(pid), sink)
-        except (CriuError, SpawnerError) as error:
+        except (CriuError, SpawnerError, OSError) as error:
             ends.close()
             self._discard(copy)
             said = "; ".join(error.log[-3:]) if isinstance(error, CriuError) else ""
-            raise RestoreError(f"{error.message}" + (f" ({said})" if said else "")) from error
+            raise RestoreError(f"No copy could be made: {error}" + (f" ({said})" if said else "")) from error
         except BaseException:
             ends.close()
             self._discard(copy)

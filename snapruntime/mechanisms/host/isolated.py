@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _ROOT = str(Path(__file__).resolve().parents[3])
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from snapruntime.mechanisms.host import {module}; {module}.main()"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));from snapruntime.mechanisms.host import {module}; {module}.main()"
+)
 
 
 def run_isolated(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
@@ -46,7 +48,7 @@ def run_isolated(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
 
 
 def child_argv(module: str, *arguments: str) -> list[str]:
-    """How to start `snapruntime.mechanisms.host.<module>.main()` in a new interpreter, quickly and by this very copy."""
+    """How to start `snapruntime.mechanisms.host.<module>.main()` in a new interpreter, quickly."""
     return [sys.executable, "-I", "-S", "-c", _START.format(module=module), _ROOT, *arguments]
 
 

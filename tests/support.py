@@ -1,0 +1,148 @@
+"""Helpers of the tests: functions written to disk, and a census of everything that must not be left behind."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from snapruntime import Function, resolve_function
+
+
+class Write(Protocol):
+    """The fixture `write`."""
+
+    def __call__(self, source: str, /, **options: object) -> Function: ...
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files below `folder` for everybody to read, whatever the umask and pytest's own folders' modes are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in path.relative_to(folder).parents:
+            (folder / parent).chmod(0o755)
+        path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).encode())
+        path.chmod(0o644)
+
+
+def write_function(
+    folder: Path,
+    source: str,
+    *,
+    name: str = "handler.py",
+    files: Mapping[str, str | bytes] | None = None,
+    **options: object,
+) -> Function:
+    """Write a function's code to `folder`, and resolve it.
+
+    Args:
+        source: the handler's module; is dedented.
+        name: its file.
+        files: further files: path below the folder -> content.
+        options: for `resolve_function`.
+    """
+    write_files(folder, {name: source, **(files or {})})
+    return resolve_function(folder / name, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What could be left behind, counted; two are compared with `left_since`."""
+
+    processes: frozenset[str]
+    descriptors: frozenset[str]
+    mounts: frozenset[str]
+    temporary: frozenset[str]
+    shared_memory: frozenset[str]
+    staging: frozenset[str]
+
+    def left_since(self, before: Census) -> list[str]:
+        """What is there now and was not before; each with its kind."""
+        return [
+            f"{field.name}: {thing}"
+            for field in fields(self)
+            for thing in sorted(getattr(self, field.name) - getattr(before, field.name))
+        ]
+
+
+def census(homes: Iterable[Path] = ()) -> Census:
+    """Count processes, descriptors, mounts and files of ours. Dead processes that only wait to be collected do not count.
+
+    Args:
+        homes: data folders whose snapshots in the making are counted.
+    """
+    return Census(
+        processes=frozenset(_processes()),
+        descriptors=frozenset(_descriptors()),
+        mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+        temporary=frozenset(name for name in os.listdir("/tmp") if name.startswith(".criu")),
+        shared_memory=frozenset(os.listdir("/dev/shm")),
+        staging=frozenset(str(path) for home in homes for path in home.glob("snapshots/*/.new-*")),
+    )
+
+
+def _processes() -> Iterable[str]:
+    """Our descendants, and any spawner or CRIU that has lost its parent."""
+    for process in psutil.Process().children(recursive=True):
+        yield from _described(process)
+    for process in psutil.process_iter():
+        try:
+            if process.ppid() == 1 and process.name() in ("snap-spawner", "criu"):
+                yield from _described(process)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _described(process: psutil.Process) -> Iterable[str]:
+    try:
+        with process.oneshot():
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield f"{process.pid} {process.name()} {' '.join(process.cmdline())[:200]}"
+    except psutil.NoSuchProcess:
+        return
+
+
+def _descriptors() -> Iterable[str]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # The one that lists the folder.
+        if not target.startswith(("/proc/", "pipe:", "/dev/null")) or target.startswith("pipe:"):
+            yield f"{name} -> {target}"
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:
+    """Wait for something that the kernel does in its own time and tells nobody about.
+
+    Raises:
+        AssertionError: it did not come about.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+
+
+def assert_nothing_left(before: Census, homes: Iterable[Path] = (), *, seconds: float = 5.0) -> None:
+    """Wait until all that came since `before` is gone; what is not after `seconds` is named."""
+    homes = tuple(homes)
+    left: list[str] = []
+
+    def clean() -> bool:
+        left[:] = census(homes).left_since(before)
+        return not left
+
+    try:
+        wait_until(clean, "everything of ours is gone", seconds=seconds)
+    except AssertionError:
+        raise AssertionError("left behind:\n" + "\n".join(left)) from None
