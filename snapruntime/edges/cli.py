@@ -40,7 +40,11 @@ def _run() -> int:
 
     debug = "--debug" in sys.argv
     try:
-        return commands.main(prog_name="snapruntime", standalone_mode=False) or exits.OK
+        # Not by click's main(): it makes a 1 of a closed pipe, which is the function's.
+        with commands.make_context("snapruntime", sys.argv[1:]) as context:
+            return commands.invoke(context) or exits.OK
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.ClickException as error:
         error.show()
         return exits.USAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from snapruntime.mechanisms.criu import CriuError
 from snapruntime.mechanisms.process import SpawnerError
 from snapruntime.values.errors import (
     FunctionError,
@@ -43,6 +44,7 @@ _CODES: dict[type[SnapruntimeError], int] = {
     UsageError: USAGE,
     HostError: HOST,
     SpawnerError: HOST,
+    CriuError: HOST,
     SnapshotError: SNAPSHOT,
     RestoreError: RESTORE,
 }

@@ -47,6 +47,7 @@ class Output:
     def answer(self, line: bytes, block: bytes = b"") -> None:
         """Write one answer to stdout; `block` goes to stderr just before it."""
         with self._lock:
+            self._end_progress()
             self._write(STDERR, block)
             self._write(STDOUT, line + b"\n")
 

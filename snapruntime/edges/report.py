@@ -47,8 +47,8 @@ def _sentence(error: SnapruntimeError) -> str:
 
 
 def _with_rest(text: Text, error: SnapruntimeError, debug: bool) -> Text:
-    if error.hint:
-        text.append(f"\n{error.hint}", style="not bold cyan")
+    if hint := error.hint or _hint(error):
+        text.append(f"\n{hint}", style="not bold cyan")
     if debug:
         lines = [line for one in _chain(error) if isinstance(one, CriuError) for line in one.log]
         if lines:
@@ -56,6 +56,13 @@ def _with_rest(text: Text, error: SnapruntimeError, debug: bool) -> Text:
         trace = "".join(traceback.format_exception(error)).rstrip()
         text.append(f"\n{trace}", style="not bold dim")
     return text
+
+
+def _hint(error: SnapruntimeError) -> str:
+    """What to do about a failure that Lambda's own words leave unexplained."""
+    if "attempted relative import with no known parent package" in error.message:
+        return "Its folder is a package: from the folder above, run it as package.module.function."
+    return ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -224,6 +224,8 @@ class Session:
             log.lines(lambda_log.restore_report(instance.restore_ms + (instance.hooks_ms or 0.0)))
         log.lines(lambda_log.start(request.id, function))
         invocation = instance.invoke(self._order.event, request_id=request.id, sink=log.sink)
+        if self._stopper.stopping:
+            return
         log.lines(
             *lambda_log.interrupted(invocation),
             lambda_log.end(request.id),

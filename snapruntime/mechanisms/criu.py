@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from snapruntime.mechanisms.process import Process, Spawner
+from snapruntime.mechanisms.spawner import host_path
 from snapruntime.values.errors import HostError, SnapruntimeError
 from snapruntime.values.host import Criu, dotted
 
@@ -104,7 +105,7 @@ class CriuWorker:
         fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
         try:
             self._process: Process = spawner.spawn(
-                [*criu.argv, "swrk", str(_RPC_FD)],
+                [*map(host_path, criu.argv), "swrk", str(_RPC_FD)],
                 environment={"PATH": os.defpath, "HOME": "/"},
                 fds=fds,
                 plan=[["open_folder", WORK_FOLDER, _WORK_FD]],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from snapruntime.mechanisms import linux
 from snapruntime.mechanisms.criu import ExternalMount
 from snapruntime.mechanisms.plan import Plan
-from snapruntime.mechanisms.spawner import HOST_RUN, ROOM
+from snapruntime.mechanisms.spawner import ROOM, host_path
 from snapruntime.values.errors import UsageError
 
 #: Where a worker finds the code of `snapruntime.worker`; Lambda keeps its runtime there too.
@@ -119,7 +119,9 @@ class Sandbox:
         for target, bind in early + late:
             plan += _bind(bind.path, target, _WRITABLE if bind.writable else _READ_ONLY)
         plan += _bind(tmp, self.lower, _WRITABLE) if tmp is not None else [["mkdir", self.lower, 0o1777]]
-        plan += [["mount_point", f"{self.lower}{bind.path.removeprefix('/tmp')}", bind.path] for _, bind in late]
+        plan += [
+            ["mount_point", f"{self.lower}{bind.path.removeprefix('/tmp')}", host_path(bind.path)] for _, bind in late
+        ]
         plan.append(["mount", "tmpfs", root, "tmpfs", linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID, ""])
         return plan
 
@@ -178,7 +180,7 @@ class Sandbox:
 
 
 def _bind(source: str, target: str, flags: int) -> Plan:
-    source = HOST_RUN + source.removeprefix("/run") if _is_below(source, "/run") else source
+    source = host_path(source)
     return [["mount_point", target, source], ["bind", source, target, flags]]
 
 

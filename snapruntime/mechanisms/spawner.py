@@ -39,10 +39,18 @@ from snapruntime.mechanisms.plan import mount_points_below, place_fd, run_plan
 
 #: Where the spawner keeps what it mounts; on a tmpfs that only its own mount namespace has.
 ROOM = "/run/snapruntime"
-#: The host's /run as it is seen from inside the spawner, which has a tmpfs over it.
-HOST_RUN = "/run/snapruntime/host-run"
+#: Folders of the host that the spawner has its own of, and where it sees the host's.
+_HOST = {"/run": f"{ROOM}/host-run", "/tmp": f"{ROOM}/host-tmp"}
 
 Line = socket.socket
+
+
+def host_path(path: str) -> str:
+    """Where the spawner, and CRIU below it, see what the host calls `path`."""
+    for folder, place in _HOST.items():
+        if path == folder or path.startswith(folder + "/"):
+            return place + path.removeprefix(folder)
+    return path
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
@@ -251,15 +259,20 @@ class Spawner:
 
 
 def _enter_rooms() -> None:
-    """Mounts of our own: what is mounted here, nobody else sees, and it is gone when the last of us is."""
+    """Mounts of our own: what is mounted here, nobody else sees, and it is gone when the last of us is.
+
+    Two folders become ours. CRIU keeps its kernel probes in /run/criu.kdat, and only if that is a tmpfs; and it makes
+    folders in /tmp that it leaves there when it is killed. The host's own stay reachable through `host_path`.
+    """
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
-    # CRIU keeps its kernel probes in /run/criu.kdat, and only if that is a tmpfs. Ours takes the place of the host's
-    # /run when that is already bound inside it: a recursive bind made afterwards would show ours.
-    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID, "mode=0755")
-    host_run = "/tmp" + HOST_RUN.removeprefix("/run")
-    os.makedirs(host_run)
-    linux.mount("/run", host_run, flags=linux.MS_BIND | linux.MS_REC)
-    linux.mount("/tmp", "/run", flags=linux.MS_MOVE)
+    # Built on /proc, which is mounted anew in the end: built in place, the binds would show our tmpfs.
+    linux.mount("tmpfs", "/proc", "tmpfs", linux.MS_NOSUID, "mode=0755")
+    for folder, place in _HOST.items():
+        place = "/proc" + place.removeprefix("/run")
+        os.makedirs(place)
+        linux.mount(folder, place, flags=linux.MS_BIND | linux.MS_REC)
+    linux.mount("/proc", "/run", flags=linux.MS_MOVE)
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700")
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
 
 

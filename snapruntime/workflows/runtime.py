@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -101,7 +102,8 @@ class Runtime:
         else:
             reason = ""
         try:
-            sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], stored.id)
+            name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
+            sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
             return Snapshot(self._spawner, self.criu, function, stored, sandbox, reason)
         except BaseException:
             stored.close()
@@ -136,7 +138,7 @@ class Runtime:
         """Another snapshot in place of one that cannot be restored any more. See `snapshot` for the options."""
         snapshot.close()
         self._store.discard(snapshot.stored)
-        return self.snapshot(function, **options)
+        return self.snapshot(function, rebuild=True, **options)  # An earlier one would not come back either.
 
     def cold(self, function: Function) -> ColdStarter:
         """What starts fresh processes of `function`, for comparison, or where no snapshot is wanted.
