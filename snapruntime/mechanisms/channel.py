@@ -137,6 +137,9 @@ class Channel:
         for name, kind in _FIELDS[header["type"]].items():
             if not isinstance(header.get(name), kind):
                 raise wire.WireError(f"message {header['type']!r} without a proper {name!r}")
+        document = header.get("error", {"errorType": "", "errorMessage": ""})
+        if not all(isinstance(document.get(name), str) for name in ("errorType", "errorMessage")):
+            raise wire.WireError("an error document without errorType and errorMessage")
         return header, body
 
     def _wait(self, event: int, deadline: float) -> None:

@@ -114,8 +114,9 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL; a process that has ended already is no error."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the process if it is alive, wait for its end, and give its descriptors back."""

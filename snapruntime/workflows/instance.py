@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ from typing import Any, Self
 from snapruntime.mechanisms.channel import Disconnected, LogSink
 from snapruntime.mechanisms.process import SpawnerError
 from snapruntime.values.errors import UsageError
-from snapruntime.values.model import PAYLOAD_LIMIT, Function, Invocation
+from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT, Function, Invocation
 from snapruntime.worker import wire
 from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
 
@@ -49,6 +51,8 @@ class Instance:
         self.pid = launched.process.pid
         self._answered: set[str] = set()
         self._on_close = on_close
+        self._busy = threading.Lock()
+        self._closed = False
 
     def invoke(
         self,
@@ -67,10 +71,16 @@ class Instance:
             client_context: the mobile SDKs' context object.
 
         Raises:
-            UsageError: the event is no JSON, or too large. Whatever the function does wrong is in the result instead.
+            UsageError: the event or the client context is no JSON, or too large; the copy is closed. Whatever the function does wrong is in the result instead.
         """
         body = encode_event(event)
-        request_id = request_id or str(uuid.uuid4())
+        client = encode_client_context(client_context) if client_context is not None else None
+        with self._busy:  # One event at a time, as on Lambda.
+            return self._invoke(body, client, request_id or str(uuid.uuid4()), sink)
+
+    def _invoke(self, body: bytes, client_context: str | None, request_id: str, sink: LogSink | None) -> Invocation:
+        if self._closed:
+            raise UsageError("This copy has been closed; it takes no more events.", hint="Restore another.")
         function, channel = self._function, self._launched.channel
         requested, self._requested = self._requested, 0.0
         started = time.monotonic()
@@ -84,7 +94,7 @@ class Instance:
             "invoked_function_arn": function.arn,
         }
         if client_context is not None:
-            header["client_context"] = json.dumps(client_context)
+            header["client_context"] = client_context
         payload: bytes | None = None
         error: dict[str, Any] | None = None
         try:
@@ -157,6 +167,11 @@ class Instance:
 
     def close(self) -> None:
         """End the process and take away what was made for it."""
+        self._launched.process.kill()  # Whoever waits for its answer learns of it at once.
+        with self._busy:
+            if self._closed:
+                return
+            self._closed = True
         try:
             self._launched.close()
         finally:
@@ -191,3 +206,20 @@ def encode_event(event: Any) -> bytes:
             hint="Put the data where the function can fetch it, and send its name.",
         )
     return body
+
+
+def encode_client_context(context: Mapping[str, Any]) -> str:
+    """A client context as JSON text.
+
+    Raises:
+        UsageError: it is no JSON, or over Lambda's limit.
+    """
+    try:
+        text = json.dumps(context, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"The client context is not JSON: {error}") from error
+    if len(base64.b64encode(text.encode())) > CLIENT_CONTEXT_LIMIT:
+        raise UsageError(
+            f"The client context is too long; Lambda takes {CLIENT_CONTEXT_LIMIT} bytes of base64 at most."
+        )
+    return text
