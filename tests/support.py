@@ -30,7 +30,7 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for parent in path.relative_to(folder).parents:
             (folder / parent).chmod(0o755)
-        path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).encode())
+        path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).lstrip("\n").encode())
         path.chmod(0o644)
 
 
@@ -45,7 +45,7 @@ def write_function(
     """Write a function's code to `folder`, and resolve it.
 
     Args:
-        source: the handler's module; is dedented.
+        source: the handler's module; is dedented, and begins with its first line that is not empty.
         name: its file.
         files: further files: path below the folder -> content.
         options: for `resolve_function`.
@@ -117,7 +117,7 @@ def _descriptors() -> Iterable[str]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue  # The one that lists the folder.
-        if not target.startswith(("/proc/", "pipe:", "/dev/null")) or target.startswith("pipe:"):
+        if not target.startswith("/proc/"):
             yield f"{name} -> {target}"
 
 

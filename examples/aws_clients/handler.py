@@ -49,7 +49,7 @@ def sign(key):
 def lambda_handler(event, context):
     keys = event.get("keys", ["a.txt", "b.txt"])
     return {
-        "urls": dict(zip(keys, pool.map(sign, keys))),
+        "urls": dict(zip(keys, pool.map(sign, keys), strict=True)),
         "region": s3.meta.region_name,
         "threads": sum(thread.name.startswith("signer") for thread in threading.enumerate()),
         "connected": database is not None,

@@ -71,7 +71,8 @@ class Instance:
             client_context: the mobile SDKs' context object.
 
         Raises:
-            UsageError: the event or the client context is no JSON, or too large; the copy is closed. Whatever the function does wrong is in the result instead.
+            UsageError: the event or the client context is no JSON, or too large; or the copy is closed. Whatever the
+                function does wrong is in the result instead.
         """
         body = encode_event(event)
         client = encode_client_context(client_context) if client_context is not None else None

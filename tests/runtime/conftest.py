@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import Census, assert_nothing_left, census
 
-from snapruntime import ColdStarter, Function, Instance, Runtime, Snapshot
+from snapruntime import Function, Instance, Runtime
 
-#: Starts an instance of a function, either way; the context manager ends it.
-Start = Callable[..., AbstractContextManager[Instance]]
+#: `start(FUNCTION)`: a fresh instance of the function; it ends with the test.
+Start = Callable[[Function], Instance]
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(runtime: Runtime, criu_home: Path) -> Iterator[Census]:
-    """Every test here must leave no process, mount, descriptor or file of ours behind."""
+    """No test here may leave a process, mount, descriptor or file of ours behind."""
     before = census([criu_home])
     yield before
     assert_nothing_left(before, [criu_home])
@@ -26,21 +25,12 @@ def nothing_left(runtime: Runtime, criu_home: Path) -> Iterator[Census]:
 
 @pytest.fixture(params=["cold", "restored"])
 def start(request: pytest.FixtureRequest, runtime: Runtime) -> Iterator[Start]:
-    """`start(FUNCTION)`: an instance of it, cold and restored; one behaviour is tested both ways."""
-    opened: dict[Function, Any] = {}
-    function_keys: dict[int, Function] = {}
+    """A fresh instance of a function: one behaviour is tested in a cold process and in a restored copy."""
+    with ExitStack() as stack:
 
-    def source_of(function: Function) -> ColdStarter | Snapshot:
-        if id(function) not in function_keys:
-            function_keys[id(function)] = function
-            opened_one = runtime.cold(function) if request.param == "cold" else runtime.snapshot(function)
-            opened[id(function)] = opened_one  # type: ignore[index]
-        return opened[id(function)]  # type: ignore[index,no-any-return]
+        def call(function: Function) -> Instance:
+            if request.param == "cold":
+                return stack.enter_context(stack.enter_context(runtime.cold(function)).start())
+            return stack.enter_context(stack.enter_context(runtime.snapshot(function)).restore())
 
-    def call(function: Function, **options: Any) -> Instance:
-        source = source_of(function)
-        return source.start(**options) if isinstance(source, ColdStarter) else source.restore(**options)
-
-    yield call
-    for source in opened.values():
-        source.close()
+        yield call
