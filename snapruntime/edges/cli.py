@@ -11,17 +11,19 @@ import signal
 import sys
 from typing import NoReturn
 
-from snapruntime.edges.interrupt import leave, on_signals
+from snapruntime.edges.interrupt import leave, of_signal, on_signals
 
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
     on_signals(leave)
+    _fill_standard_streams()
     try:
         code = _run()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except BrokenPipeError:
-        code = 128 + signal.SIGPIPE
+        code = of_signal(signal.SIGPIPE)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     on_signals(lambda *_: None)
@@ -29,6 +31,14 @@ def main() -> NoReturn:
         # Nothing may be left for the interpreter to flush into a closed pipe, which it would complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
+
+
+def _fill_standard_streams() -> None:
+    """Of a stream that was closed before we began, the number must not become that of some socket of ours."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null < 3:
+        null = os.dup(null)
+    os.close(null)
 
 
 def _run() -> int:
@@ -49,7 +59,7 @@ def _run() -> int:
         error.show()
         return exits.USAGE
     except click.Abort:
-        return exits.of_signal(signal.SIGINT)
+        return of_signal(signal.SIGINT)
     except SnapruntimeError as error:
         from rich.console import Console
 

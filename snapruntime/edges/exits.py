@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from snapruntime.edges.interrupt import of_signal
 from snapruntime.mechanisms.criu import CriuError
 from snapruntime.mechanisms.process import SpawnerError
 from snapruntime.values.errors import (
@@ -33,10 +34,10 @@ MEANINGS = {
     SNAPSHOT: "no snapshot could be taken",
     RESTORE: "a snapshot could not be restored, not even one made anew",
     INTERNAL: "an error in snapruntime itself",
-    128 + signal.SIGHUP: "ended by SIGHUP",
-    128 + signal.SIGINT: "ended by Ctrl-C (SIGINT)",
-    128 + signal.SIGPIPE: "nobody reads the output any more (SIGPIPE)",
-    128 + signal.SIGTERM: "ended by SIGTERM",
+    of_signal(signal.SIGHUP): "ended by SIGHUP",
+    of_signal(signal.SIGINT): "ended by Ctrl-C (SIGINT)",
+    of_signal(signal.SIGPIPE): "nobody reads the output any more (SIGPIPE)",
+    of_signal(signal.SIGTERM): "ended by SIGTERM",
 }
 
 _CODES: dict[type[SnapruntimeError], int] = {
@@ -56,8 +57,3 @@ def exit_code(error: BaseException) -> int:
         if kind in _CODES:
             return _CODES[kind]
     return INTERNAL
-
-
-def of_signal(number: int) -> int:
-    """The exit code of a program that a signal ended, as shells count."""
-    return 128 + number

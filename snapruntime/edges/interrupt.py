@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
-import queue
+import select
 import signal
 import sys
 import threading
@@ -12,13 +13,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import FrameType
 
-from snapruntime.edges.exits import of_signal
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: How long what was begun may take to clean up after itself, seconds. What is left then, the kernel ends with us, and
 #: half-made files are removed by the next run.
 _GRACE_S = 10.0
+
+
+def of_signal(number: int) -> int:
+    """The exit code of a program that a signal ended, as shells count."""
+    return 128 + number
 
 
 def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -38,7 +42,10 @@ class Stopper:
     """Tells the work that it is to stop, and ends what it waits for."""
 
     def __init__(self) -> None:
-        self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._codes: collections.deque[int] = collections.deque()
+        # Both ends of a pipe that the main thread sleeps on. A lock or queue will not do: a signal that comes just
+        # before the thread goes to sleep would leave it asleep, as CPython runs handlers only when it wakes.
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._closers: list[Callable[[], None]] = []
@@ -49,8 +56,13 @@ class Stopper:
         return self._stopping.is_set()
 
     def request(self, code: int) -> None:
-        """Ask for the end; to be called from anywhere, signal handlers too. Returns at once."""
-        self._news.put(code)
+        """Ask for the end with an exit code, from any thread. Returns at once."""
+        self._codes.append(code)
+        self._notify()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # Full: it will wake up.
+            os.write(self._waker, b"\0")
 
     def on_stop(self, closer: Callable[[], None]) -> None:
         """Have `closer` called, in another thread, when it is time to stop; at once, where that was before."""
@@ -67,7 +79,10 @@ class Stopper:
             closer()
 
     def run(self, work: Callable[[], int]) -> int:
-        """Do `work` in a thread, and return its exit code; or end it by a signal or `request`, and return that code."""
+        """Do `work` in a thread, and return its exit code; or end it by a signal or `request`, and return that code.
+
+        To be called from the main thread, once.
+        """
         outcome: Future[int] = Future()
 
         def body() -> None:
@@ -76,12 +91,13 @@ class Stopper:
             except BaseException as error:
                 outcome.set_exception(error)
             finally:
-                self._news.put(None)
+                self._notify()
 
         worker = threading.Thread(target=body, name="run", daemon=True)
-        on_signals(lambda number, _: self.request(of_signal(number)))
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        on_signals(lambda *_: None)  # What counts is the byte in the pipe.
         worker.start()
-        code = self._news.get()
+        code = self._await_end(outcome)
         if code is None:
             return outcome.result()
         closing = threading.Thread(target=self._stop, name="stop", daemon=True)
@@ -91,6 +107,20 @@ class Stopper:
         if worker.is_alive():
             abandon(code)
         return code
+
+    def _await_end(self, outcome: Future[int]) -> int | None:
+        """The exit code that was asked for first; None where the work came to its own end before that."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            poll.poll()
+            for number in os.read(self._wake, 4096):
+                if number in SIGNALS:
+                    return of_signal(number)
+            if self._codes:
+                return self._codes.popleft()
+            if outcome.done():
+                return None
 
 
 def abandon(code: int) -> None:

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from snapruntime.edges.exits import of_signal
-from snapruntime.edges.interrupt import Stopper
+from snapruntime.edges.interrupt import Stopper, of_signal
 from snapruntime.mechanisms.channel import LOG_LIMIT
 from snapruntime.values.errors import HostError
 from snapruntime.values.model import Invocation

@@ -34,6 +34,9 @@ FORMAT = 1
 #: Snapshots kept per slot: who goes back and forth between two settings finds both again.
 KEEP = 3
 
+#: The code of the error for a snapshot that another version of snapruntime made: no damage, but not for us.
+OTHER_FORMAT = "Snapruntime.OtherFormat"
+
 IMAGES, TMP, MANIFEST = "images", "tmp", "manifest.json"
 
 
@@ -139,13 +142,9 @@ class Store:
                 _remove_if_unused(leftover)
             yield
 
-    def newest_first(self, slot: str) -> Iterator[StoredSnapshot]:
-        """The slot's snapshots, each under a lease that the receiver must close. What cannot be read is passed over."""
-        folder = self._snapshots / slot
-        names = sorted((path for path in folder.glob("[!.]*/") if path.is_dir()), key=lambda path: path.name)
-        for path in reversed(names):
-            with contextlib.suppress(DamagedSnapshotError, FileNotFoundError):
-                yield self.open(path)
+    def newest_first(self, slot: str) -> list[Path]:
+        """The folders of the slot's snapshots."""
+        return sorted((path for path in (self._snapshots / slot).glob("[!.]*/") if path.is_dir()), reverse=True)
 
     def open(self, folder: Path) -> StoredSnapshot:
         """Take a lease on the snapshot in `folder` and read its manifest.
@@ -204,18 +203,13 @@ class Store:
             fcntl.flock(staging.lock, fcntl.LOCK_SH)  # From its maker's own to a lease like any other.
         except OSError as error:
             raise cannot_write(error, staged) from error
-        self._thin(published.parent)
+        for path in self.newest_first(staged.parent.name)[KEEP:]:
+            _remove_if_unused(path)
         return self.open(published)
 
-    def discard(self, snapshot: StoredSnapshot) -> None:
-        """Remove a snapshot that turned out to be of no use; others who use it go on until they are done."""
-        snapshot.close()
-        _remove_if_unused(snapshot.folder)
-
-    def _thin(self, slot: Path) -> None:
-        names = sorted(path for path in slot.glob("[!.]*/") if path.is_dir())
-        for path in names[:-KEEP]:
-            _remove_if_unused(path)
+    def discard(self, folder: Path) -> None:
+        """Remove a snapshot that turned out to be of no use, unless somebody still has a lease on it."""
+        _remove_if_unused(folder)
 
 
 def cannot_write(error: OSError, folder: Path) -> SnapshotError:
@@ -237,24 +231,26 @@ def digest_of(path: Path) -> list[Any]:
         return [os.fstat(file.fileno()).st_size, digest]
 
 
-def _damaged(folder: Path, what: str) -> DamagedSnapshotError:
+def _damaged(folder: Path, what: str, code: str = "") -> DamagedSnapshotError:
     return DamagedSnapshotError(
         f"The snapshot {folder.name} is damaged: {what}.",
         hint="It will not be used. `--rebuild` makes a new one.",
+        code=code,
     )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         head_line, _, body = (folder / MANIFEST).read_bytes().partition(b"\n")
-    except FileNotFoundError as error:
-        if folder.exists():
-            raise _damaged(folder, f"{MANIFEST} is missing") from error
-        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.exists():
+            raise
+        raise _damaged(folder, f"{MANIFEST} cannot be read ({error.strerror})") from error
     try:
         head = json.loads(head_line)
         if head["format"] != FORMAT:
-            raise _damaged(folder, f"its format is {head['format']}, this version of snapruntime reads {FORMAT}")
+            format = f"its format is {head['format']}, this version of snapruntime reads {FORMAT}"
+            raise _damaged(folder, format, code=OTHER_FORMAT)
         if head["sha256"] != hashlib.sha256(body).hexdigest():
             raise _damaged(folder, f"{MANIFEST} is not as it was written")
         manifest: dict[str, Any] = json.loads(body)

@@ -146,7 +146,8 @@ def input_changes(inputs: dict[str, Any]) -> list[str]:
 
 
 def _marks(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    # The time of change cannot be set back, as that of modification can (touch -r, rsync -t).
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _is_ours(path: str) -> bool:

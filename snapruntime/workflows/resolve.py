@@ -83,9 +83,12 @@ def _split(handler: str) -> tuple[str, str, str | None]:
             raise UsageError(
                 f"There is no file {file}.", hint="HANDLER is a file, file.py:function or module.function."
             )
-        if "." in path.stem:
-            raise UsageError(f"{path.name} has a dot in its name, so Python cannot import it.", hint="Rename it.")
-        return str(path.resolve().parent), path.stem, attribute or None
+        real = path.resolve()  # A link's folder need not have the modules beside the file.
+        if real.suffix != ".py" or "." in real.stem:
+            raise UsageError(
+                f"{real} cannot be imported by that name.", hint="Name it like a Python module: handler.py"
+            )
+        return str(real.parent), real.stem, attribute or None
     if path.is_file():
         raise UsageError(f"{file} is not a Python file: its name does not end in .py.")
     if colon:

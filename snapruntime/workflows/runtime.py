@@ -13,7 +13,7 @@ from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker, import_pycriu
 from snapruntime.mechanisms.host.probes import require_host
 from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError
-from snapruntime.mechanisms.store import Store, StoredSnapshot, data_home
+from snapruntime.mechanisms.store import OTHER_FORMAT, Store, StoredSnapshot, data_home
 from snapruntime.values.errors import DamagedSnapshotError, HostError
 from snapruntime.values.model import Function
 from snapruntime.worker.wire import WIRE_VERSION
@@ -93,7 +93,7 @@ class Runtime:
         if stored is None:
             with self._store.making(slot):
                 if not rebuild:
-                    stored, reason = self._find(function, slot)  # Somebody else may have made it while we waited.
+                    stored, _ = self._find(function, slot)  # Somebody else may have made it while we waited.
                 if stored is None:
                     making(reason)
                     stored = take_snapshot(self._spawner, self._store, slot, self.criu, function, sink, initialised)
@@ -113,31 +113,41 @@ class Runtime:
         """A snapshot that is still good, or why none is."""
         identity = identity_of(function, self.criu)
         reasons: list[str] = []
-        for stored in self._store.newest_first(slot):
-            changes = self._changes(stored, identity)
-            if not changes:
-                return stored, ""
+        for folder in self._store.newest_first(slot):
+            try:
+                stored = self._store.open(folder)
+            except FileNotFoundError:
+                continue  # Somebody else has just removed it.
+            except DamagedSnapshotError as error:
+                reasons = reasons or [error.message.rstrip(".")]
+                if error.code != OTHER_FORMAT:
+                    self._store.discard(folder)
+                continue
+            try:
+                changes = self._changes(stored, identity)
+                if not changes:
+                    stored.verify()
+                    return stored, ""
+                stored.close()
+            except DamagedSnapshotError as error:
+                changes = [error.message.rstrip(".")]
+                stored.close()
+                self._store.discard(folder)
+            except BaseException:
+                stored.close()
+                raise
             reasons = reasons or changes
-            stored.close()
         return None, "; ".join(reasons) or "there is none yet"
 
     def _changes(self, stored: StoredSnapshot, identity: dict[str, Any]) -> list[str]:
         if stored.manifest["wire"] != WIRE_VERSION:
             return ["this version of snapruntime speaks otherwise with its workers"]
-        changes = identity_changes(stored.manifest["identity"], identity) or input_changes(stored.manifest["inputs"])
-        if not changes:
-            try:
-                stored.verify()
-            except DamagedSnapshotError as error:
-                stored.close()
-                self._store.discard(stored)
-                return [error.message.rstrip(".")]
-        return changes
+        return identity_changes(stored.manifest["identity"], identity) or input_changes(stored.manifest["inputs"])
 
     def remake(self, function: Function, snapshot: Snapshot, **options: Any) -> Snapshot:
         """Another snapshot in place of one that cannot be restored any more. See `snapshot` for the options."""
         snapshot.close()
-        self._store.discard(snapshot.stored)
+        self._store.discard(snapshot.stored.folder)
         return self.snapshot(function, rebuild=True, **options)  # An earlier one would not come back either.
 
     def cold(self, function: Function) -> ColdStarter:

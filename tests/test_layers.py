@@ -1,0 +1,73 @@
+"""Imports go down only: worker (alone), values, mechanisms, workflows, edges."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "snapruntime"
+
+#: What each layer may import of this project. The host speaks the worker's own protocol; hooks and registry are its too.
+ALLOWED = {
+    "worker": {"worker"},
+    "values": {"values"},
+    "mechanisms": {"mechanisms", "values", "worker.wire"},
+    "workflows": {"workflows", "mechanisms", "values", "worker.wire"},
+    "edges": {"edges", "workflows", "mechanisms", "values", "worker.wire"},
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The absolute names of all modules that a file imports, wherever in it, annotations' imports among them."""
+    package = ["snapruntime", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        return  # The package's own front door.
+    allowed = ALLOWED[parts[0]]
+    for name in imports(path):
+        if name.split(".")[0] == "snapruntime":
+            within = name.removeprefix("snapruntime").lstrip(".")
+            assert any(within == one or within.startswith(f"{one}.") for one in allowed), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "worker").glob("*.py")), ids=lambda path: path.name)
+def test_the_worker_needs_the_standard_library_only(path: Path) -> None:
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top in sys.stdlib_module_names or top == "_snapruntime_worker" or name.startswith("snapruntime.worker")
+
+
+def test_only_one_module_speaks_with_criu_and_one_reads_its_images() -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.split(".")[0] == "pycriu" for name in imports(path))
+    }
+    assert users <= {"mechanisms/criu.py", "mechanisms/images.py"} | {
+        name for name in users if name.startswith("mechanisms/provision/")
+    }
+
+
+def test_modules_stay_small() -> None:
+    sizes = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert {str(path): size for path, size in sizes.items() if size > 420} == {}
+
+
+def test_every_layer_is_known() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ALLOWED)
