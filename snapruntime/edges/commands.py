@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
 import click
@@ -20,7 +19,7 @@ from snapruntime.mechanisms.store import data_home
     type=click.Path(file_okay=False, path_type=Path),
     help="The data folder: snapshots, and the CRIU that setup installs. Also by SNAPRUNTIME_HOME.",
 )
-@click.version_option(metadata.version("snapruntime"), message="%(prog)s %(version)s")
+@click.version_option(package_name="snapruntime", message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context, home: Path | None) -> None:
     """SnapStart for any Linux host: Python functions answered by copies of a CRIU snapshot."""

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import select
+import socket
 import sys
 import threading
 import time
@@ -206,10 +207,12 @@ class CriuWorker:
         what = {1: "checkpoint", 2: "restore"}.get(request.type, "probe of this kernel")
         poll = select.poll()
         poll.register(rpc, select.POLLIN)
+        # Half-restored processes hold the socket's other end too: its end of file does not tell of CRIU's own end.
+        poll.register(self._process.pidfd, select.POLLIN)
         try:
             rpc.send(request.SerializeToString())
             answered = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-            data = rpc.recv(1 << 16) if answered else None
+            data = rpc.recv(1 << 16, socket.MSG_DONTWAIT) if answered else None
         except OSError:
             data = b""
         if data is None:

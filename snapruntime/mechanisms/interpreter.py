@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from snapruntime.values.errors import UsageError
 #: The oldest Python that `snapruntime.worker` runs on.
 OLDEST = (3, 9)
 _DEADLINE_S = 60.0
+#: Errors that say nothing about the interpreter.
+_OUR_OWN_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 _QUESTION = """
 import json, sys
@@ -76,6 +79,8 @@ def inspect(executable: str) -> Interpreter:
         )
         version, name, prefixes, search_path = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in _OUR_OWN_WANT:
+            raise
         said = getattr(error, "stderr", None) or b""
         reason = said.decode("utf-8", "replace").strip().splitlines()[-1:] or [str(error)]
         raise UsageError(f"{executable} does not work as a Python interpreter: {reason[0]}") from error

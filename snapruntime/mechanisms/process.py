@@ -6,6 +6,7 @@ A `Process` is a lease. Closing it kills what it stands for; so does the end of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -77,6 +78,9 @@ class Process:
             # The spawner and the new process write to the same line, in either order.
             while self.pidfd < 0 or (rpc and self.rpc is None):
                 answer, fds = _receive(line, REQUEST_DEADLINE_S)
+                if not fds and ("pid" in answer or "rpc" in answer):
+                    # The kernel keeps back what we have no number free for; closing the line ends the process.
+                    raise SpawnerError({"message": os.strerror(errno.EMFILE), "errno": errno.EMFILE})
                 if "pid" in answer:
                     self.inner_pid = int(answer["pid"])
                     (self.pidfd,) = fds
@@ -255,6 +259,15 @@ class Spawner:
     def adopt(self, inner_pid: int) -> Process:
         """Take on a process that CRIU restored as the spawner's child."""
         return Process(self._request({"op": "adopt", "pid": inner_pid}))
+
+    def sweep(self, name: str) -> None:
+        """Kill what a failed restore may have left, known by a descriptor it holds.
+
+        Args:
+            name: as /proc/PID/fd shows it, `socket:[INODE]`.
+        """
+        with self._request({"op": "sweep", "name": name}) as line:
+            _receive(line, REQUEST_DEADLINE_S)
 
     def close(self) -> None:
         """End the spawner; with it end all processes below it and all mounts made for them."""

@@ -20,6 +20,8 @@ Requests:
                                                        then {"exit": STATUS, "maxrss_kb": N}, or {"error": {...}}
                                                        where exec failed
   {"op": "adopt", "pid": N}                         -> as spawn, for a process that CRIU made our child
+  {"op": "sweep", "name": NAME}                     -> {"ok": true}; kills children that nobody adopted and which hold
+                                                       NAME (`socket:[INODE]`): what a failed restore left
 """
 
 from __future__ import annotations
@@ -157,6 +159,7 @@ class Spawner:
         self.control = control
         self.lines: dict[int, Line] = {}  # fd of a line -> the line
         self.processes: dict[int, int] = {}  # PID -> fd of its line
+        self.criu: set[int] = set()  # those of them that may make more children of ours
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
         wake, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -220,8 +223,13 @@ class Spawner:
                     if pid == 0:
                         _become_child(request, fds, line)
                 self._adopt(pid, line)
+                if request["rpc_fd"] is not None:
+                    self.criu.add(pid)
             case "adopt":
                 self._adopt(request["pid"], line)
+            case "sweep":
+                self._sweep(request["name"])
+                _send(line, {"ok": True})
             case op:
                 raise ValueError(f"unknown request {op!r}")
 
@@ -235,16 +243,41 @@ class Spawner:
         self._reap()  # It may have ended before we knew of it.
 
     def _reap(self) -> None:
-        """Collect the dead whom somebody waits for; others stay until they are adopted, or are nobody's."""
+        """Collect the dead.
+
+        What CRIU restored is nobody's until it is adopted, which happens before that CRIU is given up. So with no CRIU
+        about, dead children that nobody adopted never will be: helpers of CRIU's, and what failed restores left.
+        """
         for pid in list(self.processes):
             done, status, usage = os.wait4(pid, os.WNOHANG)
             if done:
                 line = self._forget(pid)
                 _send(line, {"exit": status, "maxrss_kb": usage.ru_maxrss})
                 line.close()
+        while not self.criu:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None or dead.si_pid in self.processes:
+                return  # The latter has died since; another signal is on its way.
+            os.waitpid(dead.si_pid, 0)
+
+    def _sweep(self, name: str) -> None:
+        """Kill what a failed restore left: such a process still holds what CRIU was to give it."""
+        with open("/proc/self/task/1/children", encoding="ascii") as file:
+            children = [int(pid) for pid in file.read().split()]
+        for pid in children:
+            if pid in self.processes:
+                continue
+            with contextlib.suppress(OSError):
+                folder = f"/proc/{pid}/fd"
+                if any(os.readlink(f"{folder}/{fd}") == name for fd in os.listdir(folder)):
+                    os.kill(pid, signal.SIGKILL)
 
     def _forget(self, pid: int) -> Line:
         fd = self.processes.pop(pid)
+        self.criu.discard(pid)
         with contextlib.suppress(KeyError):
             self.poll.unregister(fd)
         return self.lines.pop(fd)

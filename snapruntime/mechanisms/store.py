@@ -138,7 +138,7 @@ class Store:
         folder = self._snapshots / slot
         folder.mkdir(mode=0o700, exist_ok=True)
         with _locked(folder / "lock"):
-            for leftover in folder.glob(".new-*"):
+            for leftover in self._snapshots.glob("*/.new-*"):
                 _remove_if_unused(leftover)
             yield
 
@@ -202,7 +202,7 @@ class Store:
             _fsync(staged.parent)
             fcntl.flock(staging.lock, fcntl.LOCK_SH)  # From its maker's own to a lease like any other.
         except OSError as error:
-            raise cannot_write(error, staged) from error
+            raise cannot_write(error, staged.parent) from error
         for path in self.newest_first(staged.parent.name)[KEEP:]:
             _remove_if_unused(path)
         return self.open(published)
@@ -216,7 +216,7 @@ def cannot_write(error: OSError, folder: Path) -> SnapshotError:
     """The error for a snapshot that the disk does not take."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return SnapshotError(
-        f"The snapshot could not be written to {folder.parent}: {error.strerror or error}",
+        f"The snapshot could not be written to {folder}: {error.strerror or error}",
         hint="Free disk space, or name a folder on a larger disk with SNAPRUNTIME_HOME."
         if full
         else "Check the disk that SNAPRUNTIME_HOME is on.",

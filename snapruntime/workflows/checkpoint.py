@@ -101,7 +101,7 @@ def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mo
                 )
             except CriuError as error:
                 if full := _disk_full(images, error):
-                    raise cannot_write(full, images) from error
+                    raise cannot_write(full, images.parent.parent) from error
                 raise explain_refusal(error, dumper.log(), worker) from error
         for inode, peer in half_connections(criu, images):
             signal.pidfd_send_signal(worker.process.pidfd, signal.SIGCONT)

@@ -110,8 +110,11 @@ class Snapshot:
                     inherited=self.stored.manifest["channel"],
                     deadline=deadline,
                 )
-            return Launched(ends, self._spawner.adopt(pid), sink)
+                # While this CRIU is about, the spawner leaves its children to be adopted.
+                return Launched(ends, self._spawner.adopt(pid), sink)
         except (CriuError, SpawnerError, OSError) as error:
+            with contextlib.suppress(SpawnerError, OSError):
+                self._spawner.sweep(ends.identities()[0])
             ends.close()
             self._discard(copy)
             said = "; ".join(error.log[-3:]) if isinstance(error, CriuError) else ""

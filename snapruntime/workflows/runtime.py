@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +15,7 @@ from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker, import_pycriu
 from snapruntime.mechanisms.host.probes import require_host
 from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError
-from snapruntime.mechanisms.store import OTHER_FORMAT, Store, StoredSnapshot, data_home
+from snapruntime.mechanisms.store import OTHER_FORMAT, Store, StoredSnapshot, cannot_write, data_home
 from snapruntime.values.errors import DamagedSnapshotError, HostError
 from snapruntime.values.model import Function
 from snapruntime.worker.wire import WIRE_VERSION
@@ -85,29 +87,38 @@ class Runtime:
             SnapshotError: the process cannot be saved, or the disk does not take it.
             UsageError: the interpreter, or a path to be shown, is of no use.
         """
+        with _clear_errors(self._home):
+            stored, reason = self._find_or_make(function, rebuild, sink, making, initialised)
+            try:
+                name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
+                sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
+                return Snapshot(self._spawner, self.criu, function, stored, sandbox, reason)
+            except BaseException:
+                stored.close()
+                raise
+
+    def _find_or_make(
+        self,
+        function: Function,
+        rebuild: bool,
+        sink: LogSink | None,
+        making: Callable[[str], None],
+        initialised: Callable[[float], None],
+    ) -> tuple[StoredSnapshot, str]:
+        """A stored snapshot and why it was made anew, if it was."""
         slot = self._store.slot_of(function.task_root, f"{function.module}.{function.attribute or ''}")
-        reason = "as asked for" if rebuild else ""
-        stored = None
+        reason = "as asked for"
         if not rebuild:
             stored, reason = self._find(function, slot)
-        if stored is None:
-            with self._store.making(slot):
-                if not rebuild:
-                    stored, _ = self._find(function, slot)  # Somebody else may have made it while we waited.
-                if stored is None:
-                    making(reason)
-                    stored = take_snapshot(self._spawner, self._store, slot, self.criu, function, sink, initialised)
-                else:
-                    reason = ""
-        else:
-            reason = ""
-        try:
-            name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
-            sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
-            return Snapshot(self._spawner, self.criu, function, stored, sandbox, reason)
-        except BaseException:
-            stored.close()
-            raise
+            if stored is not None:
+                return stored, ""
+        with self._store.making(slot):
+            if not rebuild:
+                stored, _ = self._find(function, slot)  # Somebody else may have made it while we waited.
+                if stored is not None:
+                    return stored, ""
+            making(reason)
+            return take_snapshot(self._spawner, self._store, slot, self.criu, function, sink, initialised), reason
 
     def _find(self, function: Function, slot: str) -> tuple[StoredSnapshot | None, str]:
         """A snapshot that is still good, or why none is."""
@@ -156,7 +167,8 @@ class Runtime:
         Raises:
             UsageError: the interpreter, or a path to be shown, is of no use.
         """
-        return ColdStarter(self._spawner, function)
+        with _clear_errors(self._home):
+            return ColdStarter(self._spawner, function)
 
     def close(self) -> None:
         """End every process and drop every mount that was made."""
@@ -167,3 +179,22 @@ class Runtime:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _clear_errors(home: Path) -> Iterator[None]:
+    """Say what it means where the host refuses a file, a descriptor or a process, in place of a bare OSError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # From whoever receives the function's output; it is the caller's own.
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise cannot_write(error, home) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "Allow more open files (ulimit -n), or run fewer copies at once."
+        elif error.errno in (errno.ENOMEM, errno.EAGAIN):
+            hint = "Free memory or processes (ulimit -u), or run fewer copies at once."
+        else:
+            hint = f"Check the data folder {home}, and `snapruntime doctor`."
+        raise HostError(f"The host refused what was asked of it: {error}", hint=hint) from error
