@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from snapruntime import Function, resolve_function
 
 
@@ -75,7 +73,7 @@ class Census:
 
 
 def census(homes: Iterable[Path] = ()) -> Census:
-    """Count processes, descriptors, mounts and files of ours. Dead processes that only wait to be collected do not count.
+    """Count processes, descriptors, mounts and files of ours. The dead who wait to be collected do not count.
 
     Args:
         homes: data folders whose snapshots in the making are counted.
@@ -91,24 +89,26 @@ def census(homes: Iterable[Path] = ()) -> Census:
 
 
 def _processes() -> Iterable[str]:
-    """Our descendants, and any spawner or CRIU that has lost its parent."""
-    for process in psutil.Process().children(recursive=True):
-        yield from _described(process)
-    for process in psutil.process_iter():
-        try:
-            if process.ppid() == 1 and process.name() in ("snap-spawner", "criu"):
-                yield from _described(process)
-        except psutil.NoSuchProcess:
-            continue
-
-
-def _described(process: psutil.Process) -> Iterable[str]:
-    try:
-        with process.oneshot():
-            if process.status() != psutil.STATUS_ZOMBIE:
-                yield f"{process.pid} {process.name()} {' '.join(process.cmdline())[:200]}"
-    except psutil.NoSuchProcess:
-        return
+    """Our descendants, and any spawner or CRIU that has lost its parent; read at once, this being done for each test."""
+    stats: dict[int, tuple[int, str, str]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                text = Path(f"/proc/{name}/stat").read_text(errors="replace")
+            except OSError:
+                continue  # Gone meanwhile.
+            command, _, rest = text.partition("(")[2].rpartition(")")
+            state, parent = rest.split()[:2]
+            stats[int(name)] = int(parent), state, command
+    ours = {os.getpid()}
+    found = ours
+    while found:
+        found = {pid for pid, (parent, _, _) in stats.items() if parent in ours} - ours
+        ours |= found
+    for pid, (parent, state, command) in stats.items():
+        orphan = parent == 1 and command in ("snap-spawner", "criu")
+        if state != "Z" and (orphan or (pid in ours and pid != os.getpid())):
+            yield f"{pid} {command}"
 
 
 def _descriptors() -> Iterable[str]:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "snapruntime"
 
-#: What each layer may import of this project. The host speaks the worker's own protocol; hooks and registry are its too.
+#: What each layer may import of this project. The host speaks the worker's own protocol, so it shares that module.
 ALLOWED = {
     "worker": {"worker"},
     "values": {"values"},

@@ -1,4 +1,4 @@
-"""Fixtures that climb: home → runtime → snapshot of a function → copy; each test is followed by a count of leftovers."""
+"""Fixtures that climb: home → runtime → snapshot of a function → copy; each test counts what it left behind."""
 
 from __future__ import annotations
 

@@ -1,0 +1,513 @@
+"""What becomes of an invocation, whatever the handler does; in a cold process and in a restored copy alike.
+
+Texts that Lambda shows are in `docs`' sources: LocalStack's recordings of AWS (Sandbox.Timedout, Runtime.ExitError,
+Function.ResponseSizeTooLarge) and awslambdaric; tests/worker compares the latter side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+from support import Write, wait_until
+
+from snapruntime import Function, FunctionError, Invocation, Runtime, SnapruntimeError, UsageError
+
+from .conftest import Start
+
+LIMIT = 6291556
+
+SOURCE = """
+    import ctypes, json, os, signal, struct, subprocess, sys, threading, time
+
+    def frame(header, body=b"", size=None):
+        head = json.dumps(header).encode()
+        os.write(3, struct.pack("!II", len(head), len(body) if size is None else size) + head + body)
+
+    def fork(parent, child):
+        if os.fork():
+            return parent()
+        return child()
+
+    class Trouble(Exception):
+        pass
+
+    def handler(event, context):
+        name = context.aws_request_id
+        if isinstance(event, dict) and "do" in event:
+            scope = {}
+            exec(event["do"], globals() | {"event": event, "context": context, "name": name}, scope)
+            return scope.get("result")
+        return event
+"""
+
+
+@pytest.fixture(scope="module")
+def contract(write: Write) -> Function:
+    return write(SOURCE, timeout_s=5)
+
+
+@pytest.fixture(scope="module")
+def hasty(write: Write) -> Function:
+    """The same with a short time limit, for what does not end."""
+    return write(SOURCE, timeout_s=0.3)
+
+
+def error_of(answer: Invocation) -> tuple[str, str]:
+    """Type and message of an error document, which must name the request it belongs to."""
+    assert answer.payload is None
+    assert answer.error is not None
+    with pytest.raises(ValueError, match="the invocation failed"):
+        _ = answer.result
+    message = str(answer.error["errorMessage"])
+    if answer.error["errorType"] != "Function.ResponseSizeTooLarge":
+        assert answer.error["requestId"] == answer.request_id
+    return str(answer.error["errorType"]), message.replace(answer.request_id, "ID")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        [],
+        None,
+        0,
+        -1.5,
+        True,
+        "",
+        "text",
+        "\u2028 \U0001f600 \x00",
+        {"deep": [[[[{"a": None}]]]]},
+        list(range(1000)),
+    ],
+)
+def test_an_event_comes_back_as_it_was(start: Start, contract: Function, event: Any) -> None:
+    answer = start(contract).invoke(event)
+    assert answer.error is None
+    assert answer.result == event
+
+
+def test_events_as_bytes(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    assert instance.invoke(b' {"a": 1.0, "a": 2} ').result == {"a": 2}
+    assert instance.invoke('"ü"'.encode()).result == "ü"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"", b"{", b"nonsense", b"\xff\xfe", b"{'a': 1}", b"[1,]", b"NaN", float("nan"), {1, 2}, object(), {"a": b"b"}],
+)
+def test_events_that_are_no_json(start: Start, contract: Function, event: Any) -> None:
+    instance = start(contract)
+    with pytest.raises(UsageError, match="not JSON"):
+        instance.invoke(event)
+    assert instance.invoke(1).result == 1, "the copy is none the worse for it"
+
+
+def test_the_largest_event_and_one_byte_more(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    text = "x" * (LIMIT - 2)
+    assert instance.invoke(text).result == text
+    with pytest.raises(UsageError, match=f"{LIMIT + 1} bytes"):
+        instance.invoke(text + "x")
+    assert instance.invoke(1).result == 1
+
+
+def test_a_deeply_nested_event(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    try:
+        answer = instance.invoke(b"[" * 100_000 + b"]" * 100_000)
+    except UsageError:
+        answer = instance.invoke(b"[" * 900 + b"]" * 900)
+    assert answer.error is None or answer.error["errorType"].startswith("Runtime.")
+
+
+ENDS = {
+    "raise Trouble('no')": ("Trouble", "no"),
+    "raise Trouble": ("Trouble", ""),
+    "1/0": ("ZeroDivisionError", "division by zero"),
+    "result = {1, 2}": (
+        "Runtime.MarshalError",
+        "Unable to marshal response: Object of type set is not JSON serializable",
+    ),
+    "result = '\\ud800'": ("Runtime.MarshalError", "Unable to marshal response: "),
+    "result = []; result.append(result)": ("Runtime.MarshalError", "Unable to marshal response: "),
+    "result = object()": ("Runtime.MarshalError", "Unable to marshal response: Object of type object is not"),
+    "os._exit(0)": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited without providing a reason"),
+    "os._exit(7)": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status 7"),
+    "os._exit(255)": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status 255"),
+    "sys.exit(3)": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status 3"),
+    "sys.exit()": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited without providing a reason"),
+    "raise KeyboardInterrupt": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: "),
+    "ctypes.string_at(0)": (
+        "Runtime.ExitError",
+        "RequestId: ID Error: Runtime exited with error: signal: segmentation fault",
+    ),
+    "os.abort()": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: signal: "),
+    "os.closerange(0, 256)": ("Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status "),
+    "result = 'x' * 6291555": (
+        "Function.ResponseSizeTooLarge",
+        "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+    ),
+    "result = 'x' * (40 << 20)": ("Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed"),
+    "raise Trouble('x' * (20 << 20))": ("Trouble", "xxxxx"),
+    "raise Trouble('\\ud800')": ("Trouble", "\\ud800"),
+    "os.write(3, b'garbage ' * 100)": ("Runtime.Unknown", "the function broke its control channel"),
+    "os.write(3, struct.pack('!II', 0xffffffff, 0xffffffff))": ("Runtime.Unknown", "broke its control channel"),
+    "os.write(3, bytes(8))": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'no': 'type'})": ("Runtime.Unknown", "broke its control channel"),
+    "frame([1, 2])": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'ready'})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'result'})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'result', 'request_id': 5})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'result', 'request_id': 'another'}, b'1')": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'error', 'request_id': name})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'error', 'request_id': name, 'error': 5})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'error', 'request_id': name, 'error': {}})": ("Runtime.Unknown", "broke its control channel"),
+    "frame({'type': 'error', 'request_id': name, 'error': {'errorType': [], 'errorMessage': {}}})": (
+        "Runtime.Unknown",
+        "broke its control channel",
+    ),
+}
+
+
+@pytest.mark.parametrize("body", ENDS)
+def test_ways_to_fail(start: Start, contract: Function, body: str) -> None:
+    instance = start(contract)
+    answer = instance.invoke({"do": body})
+    kind, message = error_of(answer)
+    assert kind == ENDS[body][0]
+    assert ENDS[body][1] in message
+    assert len(message) < 200_000
+    assert answer.duration_ms is not None
+    assert answer.duration_ms < 4000, "a failure is told at once, not by the time limit"
+    after = instance.invoke(1)
+    if kind.startswith(("Runtime.Exit", "Runtime.Unknown")):
+        assert error_of(after)[0] == "Runtime.ExitError", "a copy that broke is not used again"
+        assert (after.duration_ms or 0) < 1000
+    else:
+        assert after.result == 1, "the process goes on after an error of its handler, as on Lambda"
+
+
+def test_the_stack_trace_begins_in_the_handler(start: Start, write: Write) -> None:
+    function = write("def inner():\n    raise KeyError('k')\n\ndef handler(event, context):\n    inner()\n")
+    error = start(function).invoke({}).error
+    assert error is not None
+    assert [line.splitlines()[0].rpartition("/")[2] for line in error["stackTrace"]] == [
+        'handler.py", line 5, in handler',
+        'handler.py", line 2, in inner',
+    ]
+
+
+def test_killed_from_outside(start: Start, contract: Function) -> None:
+    """As by the kernel when memory is out, or by an operator."""
+    instance = start(contract)
+
+    def kill(_: bytes) -> None:
+        os.kill(instance.pid, signal.SIGKILL)
+
+    answer = instance.invoke({"do": "print('running', flush=True); time.sleep(60)"}, sink=kill)
+    assert error_of(answer) == (
+        "Runtime.ExitError",
+        "RequestId: ID Error: Runtime exited with error: signal: killed",
+    )
+
+
+TIMEOUT = ("Sandbox.Timedout", "RequestId: ID Error: Task timed out after 0.30 seconds")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "time.sleep(60)",
+        "while True: pass",
+        "while True: print('x' * 65536)",
+        "signal.pause()",
+        "threading.Event().wait()",
+        "os.read(3, 100000); time.sleep(60)",
+        "os.kill(0, signal.SIGSTOP); time.sleep(60)",
+        "fork(lambda: time.sleep(60), lambda: time.sleep(60))",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); time.sleep(60)",
+        "os.write(3, struct.pack('!II', 100, 100) + b'part'); time.sleep(60)",
+        "re = __import__('re'); re.match('(a+)+$', 'a' * 60 + 'b')",
+    ],
+)
+def test_never_ending(start: Start, hasty: Function, body: str) -> None:
+    instance = start(hasty)
+    answer = instance.invoke({"do": body})
+    assert error_of(answer) == TIMEOUT
+    assert 300 <= (answer.duration_ms or 0) < 2000
+    after = instance.invoke(1)
+    assert error_of(after)[0] == "Runtime.ExitError", "its late answer must not be taken for another's"
+
+
+def test_a_stopped_copy_times_out(start: Start, hasty: Function) -> None:
+    instance = start(hasty)
+    os.kill(instance.pid, signal.SIGSTOP)
+    assert error_of(instance.invoke({})) == TIMEOUT
+    instance.close()
+    assert not psutil.pid_exists(instance.pid) or psutil.Process(instance.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_stopped_copy_with_an_event_too_large_for_the_socket(start: Start, hasty: Function) -> None:
+    instance = start(hasty)
+    os.kill(instance.pid, signal.SIGSTOP)
+    assert error_of(instance.invoke("x" * 5_000_000)) == TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM); result = 'PID 1 gets no signal it does not handle'", None),
+        ("sys.stdout.close(); result = 1", 1),
+        ("sys.stdout = sys.stderr = None; result = 1", 1),
+        ("os.close(1); os.close(2); result = 1", 1),
+        ("os.close(0); result = 1", 1),
+        ("os.chdir('/'); result = os.getcwd()", "/"),
+        ("os.environ.clear(); result = 1", 1),
+        ("sys.path.clear(); sys.modules.clear(); result = 1", 1),
+        ("threading.Thread(target=time.sleep, args=(60,)).start(); result = 1", 1),
+        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); result = 1", 1),
+        ("subprocess.Popen(['sleep', '60']); result = 1", 1),
+        ("subprocess.Popen(['sleep', '60'], start_new_session=True, close_fds=False); result = 1", 1),
+        ("result = 'x' * (6291556 - 2)", "x" * (LIMIT - 2)),
+        ("result = [fork(lambda: 'parent', lambda: os._exit(0))]", ["parent"]),
+        ("import sys; sys.setrecursionlimit(60); result = 1", 1),
+    ],
+)
+def test_odd_but_answered(start: Start, contract: Function, body: str, result: object) -> None:
+    instance = start(contract)
+    answer = instance.invoke({"do": body})
+    assert answer.error is None
+    if result is not None:
+        assert answer.result == result
+    assert instance.invoke(2).result == 2, "and once more"
+
+
+def test_a_forked_child_answers_in_its_parents_place(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    answer = instance.invoke({"do": "result = fork(lambda: os.waitpid(-1, 0) and 'parent', lambda: 'child')"})
+    assert answer.error is None or answer.error["errorType"].startswith("Runtime.")
+    # Two processes read from one channel now; whatever comes must be an answer to this event, or an error.
+    after = instance.invoke("mine")
+    assert after.error is not None or after.result == "mine"
+
+
+def test_a_childs_late_answer_is_not_taken_for_the_next_events(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    answer = instance.invoke({"do": "frame({'type': 'result', 'request_id': name}, b'1'); result = 2"})
+    assert answer.result == 1
+    assert instance.invoke("mine").result == "mine"
+
+
+def test_children_end_with_the_copy(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    instance.invoke({"do": "[subprocess.Popen(['sleep', '60'], start_new_session=True) for _ in range(5)]"})
+    children = psutil.Process(instance.pid).children()
+    assert len(children) == 5
+    instance.close()
+    wait_until(lambda: not any(child.is_running() for child in children), "the children have ended")
+
+
+def test_a_hundred_megabytes_of_output(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    seen = 0
+
+    def count(data: bytes) -> None:
+        nonlocal seen
+        seen += len(data)
+
+    before = psutil.Process().memory_info().rss
+    answer = instance.invoke({"do": "for _ in range(100): print('x' * (1 << 20))\nresult = 1"}, sink=count)
+    assert answer.result == 1
+    assert seen == 100 * ((1 << 20) + 1), "all of it is passed on"
+    assert len(answer.logs) < 2 << 20
+    assert f"{seen - (1 << 20)} more bytes were written and not kept" in answer.logs
+    assert psutil.Process().memory_info().rss - before < 30 << 20, "our own memory is bounded"
+
+
+def test_output_that_is_no_text(start: Start, contract: Function) -> None:
+    answer = start(contract).invoke({"do": "os.write(1, bytes(range(256))); os.write(2, b'err')"})
+    assert answer.error is None
+    assert answer.logs.endswith("err")
+
+
+def test_output_is_that_of_its_own_event(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    logs = [instance.invoke({"do": f"print('event', {number}, flush=True)"}).logs for number in range(3)]
+    assert logs == ["event 0\n", "event 1\n", "event 2\n"]
+
+
+def test_a_failing_sink_does_not_break_the_copy(start: Start, contract: Function) -> None:
+    instance = start(contract)
+
+    def refuse(_: bytes) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+    with pytest.raises(BrokenPipeError):
+        instance.invoke({"do": "print('x', flush=True); time.sleep(0.1)"}, sink=refuse)
+    instance.close()
+
+
+def test_the_context(start: Start, write: Write) -> None:
+    function = write(
+        """
+        def handler(event, context):
+            client = context.client_context
+            return {
+                "name": context.function_name, "version": context.function_version,
+                "memory": context.memory_limit_in_mb,
+                "arn": context.invoked_function_arn, "id": context.aws_request_id,
+                "left": context.get_remaining_time_in_millis(),
+                "log": [context.log_group_name, context.log_stream_name],
+                "identity": context.identity.cognito_identity_id, "tenant": context.tenant_id,
+                "client": client and [client.custom, client.env, client.client.app_title,
+                                      client.client.installation_id],
+            }
+        """,
+        timeout_s=7,
+        memory_mb=1024,
+        name="handler.py",
+        environment={"AWS_REGION": "eu-west-3"},
+    )
+    instance = start(function)
+    seen = instance.invoke({}, request_id="the-id").result
+    left = seen.pop("left")
+    assert 5000 < left <= 7000
+    assert seen == {
+        "name": "handler",
+        "version": "$LATEST",
+        "memory": "1024",
+        "arn": "arn:aws:lambda:eu-west-3:123456789012:function:handler",
+        "id": "the-id",
+        "log": [None, None],
+        "identity": None,
+        "tenant": None,
+        "client": None,
+    }
+    context = {"custom": {"a": 1}, "env": {"locale": "de"}, "client": {"app_title": "T", "installation_id": "I"}}
+    assert instance.invoke({}, client_context=context).result["client"] == [{"a": 1}, {"locale": "de"}, "T", "I"]
+
+
+def test_a_client_context_that_is_no_json_is_the_callers_fault(start: Start, contract: Function) -> None:
+    instance = start(contract)
+    with pytest.raises(UsageError):
+        instance.invoke({}, client_context={"a": object()})
+    assert instance.invoke(1).result == 1
+
+
+@pytest.mark.parametrize("size", [1 << 19, 3 << 20])
+def test_a_huge_client_context(start: Start, contract: Function, size: int) -> None:
+    instance = start(contract)
+    try:
+        answer = instance.invoke(1, client_context={"custom": "x" * size})
+    except UsageError:
+        return
+    assert answer.result == 1
+
+
+def test_the_environment(start: Start, write: Write) -> None:
+    function = write(
+        """
+        import os
+        at_init = dict(os.environ)
+
+        def handler(event, context):
+            return at_init, dict(os.environ)
+        """,
+        environment={"MINE": "ü =\n'", "EMPTY": ""},
+        memory_mb=256,
+    )
+    instance = start(function)
+    at_init, now = instance.invoke({}).result
+    kind = "on-demand" if instance.init_ms is not None else "snap-start"
+    for seen in (at_init, now):
+        assert seen["MINE"] == "ü =\n'"
+        assert seen["EMPTY"] == ""
+        assert seen["AWS_LAMBDA_INITIALIZATION_TYPE"] == kind
+        assert seen["AWS_LAMBDA_FUNCTION_NAME"] == "handler"
+        assert seen["AWS_LAMBDA_FUNCTION_VERSION"] == "$LATEST"
+        assert seen["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "256"
+        assert seen["LAMBDA_TASK_ROOT"] == function.task_root
+        assert seen["_HANDLER"] == "handler.lambda_handler"
+        assert seen["TZ"] == ":UTC"
+        assert "HOME" not in seen or seen["HOME"] != os.environ.get("HOME"), "the host's environment is not shown"
+        assert not {name for name in seen if name.startswith(("SNAPRUNTIME", "PYTHON", "VIRTUAL_ENV"))}
+
+
+INIT_ENDS = {
+    "raise ValueError('at init')": ("ValueError", "at init"),
+    "import no_such_module": ("Runtime.ImportModuleError", "Unable to import module 'handler': No module named"),
+    "def broken(:": ("Runtime.UserCodeSyntaxError", "Syntax error in module 'handler': invalid syntax"),
+    "pass": ("Runtime.HandlerNotFound", "Handler 'lambda_handler' missing on module 'handler'"),
+    "import os; os._exit(4)": ("Runtime.ExitError", "Runtime exited with error: exit status 4"),
+    "import sys; sys.exit(1)": ("Runtime.ExitError", "Runtime exited with error: exit status 1"),
+    "import ctypes; ctypes.string_at(0)": ("Runtime.ExitError", "signal: segmentation fault"),
+    "import os; os.write(3, b'garbage ' * 100)": ("Runtime.Unknown", "broke its control channel"),
+    'import os; h = b\'{"type":"ready"}\'; os.write(3, bytes([0,0,0,len(h),0,0,0,0]) + h)': (
+        "Runtime.Unknown",
+        "broke its control channel",
+    ),
+    'import os; h = b\'{"type":"init_error"}\'; os.write(3, bytes([0,0,0,len(h),0,0,0,0]) + h)': (
+        "Runtime.Unknown",
+        "broke its control channel",
+    ),
+}
+
+
+@pytest.mark.parametrize("source", INIT_ENDS)
+def test_ways_for_init_to_fail(start: Start, write: Write, source: str) -> None:
+    with pytest.raises(FunctionError) as caught:
+        start(write(source + "\n"))
+    error = caught.value
+    assert error.document["errorType"] == INIT_ENDS[source][0]
+    assert INIT_ENDS[source][1] in error.document["errorMessage"]
+    assert error.phase == "init"
+    assert error.code == error.document["errorType"]
+
+
+def test_a_lie_about_being_ready(start: Start, write: Write) -> None:
+    """A handler module that speaks for the worker gets a broken copy, not a broken supervisor."""
+    header = (
+        '{"type":"ready","wire":1,"python":"3","init_ms":0,"before_hooks_ms":0,"before_hooks":0,"threads":[5,{}],'
+        '"os_threads":"x"}'
+    )
+    function = write(
+        f"""
+        import os, struct, time
+        head = {header!r}.encode()
+        body = b'["/etc/passwd", 5, null, "relative", "/no/such"]'
+        os.write(3, struct.pack("!II", len(head), len(body)) + head + body)
+        time.sleep(0.1)
+
+        def handler(event, context):
+            return 1
+        """,
+        timeout_s=1,
+    )
+    try:
+        instance = start(function)
+        answer = instance.invoke({})
+    except SnapruntimeError:
+        return
+    assert answer.error is None or answer.error["errorType"].startswith(("Runtime.", "Sandbox."))
+
+
+@pytest.mark.parametrize("name", ["AWS_LAMBDA_FUNCTION_NAME", "_HANDLER", "", "A=B", "NUL\0"])
+def test_names_that_cannot_be_variables(write: Write, name: str) -> None:
+    with pytest.raises(UsageError):
+        write("def handler(event, context): pass", environment={name: "x"})
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 901, float("nan"), float("inf")])
+def test_time_limits_that_cannot_be(write: Write, seconds: float) -> None:
+    with pytest.raises(UsageError, match="timeout"):
+        write("def handler(event, context): pass", timeout_s=seconds)
+
+
+def test_a_runtime_serves_on_after_all_this(runtime: Runtime, contract: Function) -> None:
+    with runtime.snapshot(contract) as snapshot, snapshot.restore() as copy:
+        assert copy.invoke("still here").result == "still here"

@@ -1,0 +1,558 @@
+"""What goes wrong around a function: no root, no CRIU, no disk, killed processes. Always clear, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support import Census, Write, assert_nothing_left, census, wait_until, write_function
+
+from snapruntime import Function, HostError, RestoreError, Runtime, SnapruntimeError, SnapshotError, resolve_function
+from snapruntime.mechanisms import criu as criu_module
+from snapruntime.mechanisms import linux
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: A supervisor that tells each phase of its life as it begins, and is killed in one of them.
+SUPERVISOR = r"""
+import os, sys
+from pathlib import Path
+from snapruntime import Runtime, resolve_function
+from snapruntime.mechanisms import criu, store
+
+def say(phase):
+    os.write(1, phase.encode() + b"\n")
+
+send = criu.CriuWorker._call
+def call(self, request, deadline):
+    rpc = self._process.rpc
+    class Told:
+        def send(self, data):
+            rpc.send(data)
+            say({1: "dumping", 2: "restoring"}.get(request.type, "probing"))
+        def __getattr__(self, name):
+            return getattr(rpc, name)
+    self._process.rpc = Told()
+    return send(self, request, deadline)
+criu.CriuWorker._call = call
+publish = store.Store.publish
+def publishing(*arguments):
+    say("publishing")
+    return publish(*arguments)
+store.Store.publish = publishing
+
+def sink(data):
+    for word in data.decode().split():
+        say(word)
+
+say("starting")
+with Runtime(Path(sys.argv[1])) as runtime:
+    say("runtime")
+    with runtime.snapshot(resolve_function(sys.argv[2], timeout_s=60), rebuild=True, sink=sink) as snapshot:
+        say("snapshot")
+        with snapshot.restore(sink=sink) as copy:
+            say("restored")
+            copy.invoke({}, sink=sink)
+"""
+
+#: Slow enough in each phase to be killed in it.
+SLOW = """
+    import subprocess, time
+    from snapruntime import register_after_restore, register_before_snapshot
+    print("initialising", flush=True)
+    pages = bytearray(32 << 20)
+    pages[::4096] = bytes(range(256)) * 32
+    child = subprocess.Popen(["sleep", "1000"])
+
+    @register_before_snapshot
+    def before():
+        print("before-hook", flush=True)
+        time.sleep(0.1)
+
+    @register_after_restore
+    def after():
+        print("after-hook", flush=True)
+        time.sleep(0.1)
+
+    def handler(event, context):
+        print("invoking", flush=True)
+        time.sleep(60)
+"""
+
+PHASES = [
+    "starting",
+    "runtime",
+    "probing",
+    "initialising",
+    "before-hook",
+    "dumping",
+    "publishing",
+    "snapshot",
+    "restoring",
+    "after-hook",
+    "restored",
+    "invoking",
+]
+
+
+@pytest.fixture(scope="module")
+def own_home(criu_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder for supervisors that are killed."""
+    home = tmp_path_factory.mktemp("killed") / "home"
+    home.mkdir()
+    shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+    return home
+
+
+@pytest.fixture(scope="module")
+def slow(write: Write) -> Function:
+    return write(SLOW)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_supervisor_is_ended_at_any_moment(
+    own_home: Path, slow: Function, nothing_left: Census, phase: str, ending: signal.Signals
+) -> None:
+    staged = set(own_home.glob("snapshots/*/.new-*"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, str(own_home), f"{slow.task_root}/handler.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if line.decode().strip() == phase:
+                process.send_signal(ending)
+                break
+        else:
+            pytest.fail(f"it never came to {phase}")
+        process.stdout.read()
+    assert process.wait(20) == -ending
+    assert_nothing_left(nothing_left)
+    if ending == signal.SIGINT:
+        left = set(own_home.glob("snapshots/*/.new-*")) - staged
+        assert not left, "an orderly end takes its staging folder along"
+
+
+def test_what_killed_supervisors_left_is_cleaned_by_the_next(own_home: Path, write: Write) -> None:
+    """Of this function and of others: theirs may never be made again."""
+    function = write("def handler(event, context): return 1")
+    with Runtime(own_home) as runtime:
+        with runtime.snapshot(function) as snapshot:
+            slot = snapshot.stored.folder.parent
+        for dead in (slot / ".new-dead", slot.with_name("another-0123456789abcdef") / ".new-dead"):
+            (dead / "images").mkdir(parents=True)
+            (dead / "images" / "pages-1.img").write_bytes(bytes(1000))
+        with runtime.snapshot(function, rebuild=True):
+            pass
+    assert not list(own_home.glob("snapshots/*/.new-*"))
+
+
+@pytest.fixture
+def own_runtime(criu_home: Path) -> Iterator[Runtime]:
+    """A runtime whose spawner may be harmed."""
+    with Runtime(criu_home) as runtime:
+        yield runtime
+
+
+def spawner_of(runtime: Runtime) -> psutil.Process:
+    """The process that has all others below it: PID 1 of their PID namespace."""
+    outer = psutil.Process(runtime._spawner._process.pid)
+    (inner,) = outer.children()
+    return inner
+
+
+@pytest.mark.parametrize("which", ["outer", "inner"])
+def test_the_spawner_is_killed(own_runtime: Runtime, write: Write, which: str) -> None:
+    function = write("import time\ndef handler(event, context): time.sleep(event)", timeout_s=20)
+    snapshot = own_runtime.snapshot(function)
+    copy = snapshot.restore()
+    inner = spawner_of(own_runtime)
+    victim = inner if which == "inner" else inner.parent()
+    assert victim is not None
+    threading.Timer(0.2, victim.kill).start()
+    answer = copy.invoke(60)
+    assert answer.error is not None
+    assert answer.error["errorType"] == "Runtime.ExitError"
+    assert (answer.duration_ms or 0) < 10_000
+    wait_until(lambda: not psutil.pid_exists(copy.pid) or is_dead(copy.pid), "the copy has ended")
+    with pytest.raises(SnapruntimeError):
+        snapshot.restore()
+    with pytest.raises(SnapruntimeError):
+        own_runtime.snapshot(function, rebuild=True)
+    with pytest.raises(SnapruntimeError), own_runtime.cold(function) as cold:
+        cold.start()
+    copy.close()
+    snapshot.close()
+
+
+def is_dead(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def strike(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], list[int]]:
+    """`strike(KIND, SIGNAL)`: CRIU gets the signal just before a request of that kind (1: dump, 2: restore)."""
+
+    def arm(kind: int, number: signal.Signals) -> list[int]:
+        struck: list[int] = []
+        call = criu_module.CriuWorker._call
+
+        def striking(self: criu_module.CriuWorker, request: Any, deadline: float) -> Any:
+            if request.type == kind:
+                os.kill(self._process.pid, number)
+                struck.append(self._process.pid)
+            return call(self, request, deadline)
+
+        monkeypatch.setattr(criu_module.CriuWorker, "_call", striking)
+        return struck
+
+    return arm
+
+
+def test_criu_is_killed_at_a_dump(
+    own_runtime: Runtime, write: Write, strike: Callable[[int, signal.Signals], list[int]]
+) -> None:
+    function = write("def handler(event, context): return 1")
+    struck = strike(1, signal.SIGKILL)
+    with pytest.raises(SnapshotError, match="signal: killed"):
+        own_runtime.snapshot(function)
+    assert struck
+
+
+def test_criu_is_killed_at_a_restore(
+    own_runtime: Runtime, write: Write, strike: Callable[[int, signal.Signals], list[int]]
+) -> None:
+    function = write("def handler(event, context): return 1")
+    with own_runtime.snapshot(function) as snapshot:
+        struck = strike(2, signal.SIGKILL)
+        with pytest.raises(RestoreError, match="signal: killed"):
+            snapshot.restore()
+        assert struck
+
+
+def test_criu_is_killed_in_the_middle(own_runtime: Runtime, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At whatever it is doing then: an error or a success, and nothing of it stays."""
+    function = write(SLOW.replace("time.sleep(60)", "pass").replace("time.sleep(0.1)", "pass"), timeout_s=20)
+    call = criu_module.CriuWorker._call
+    delay = 0.0
+
+    def striking(self: criu_module.CriuWorker, request: Any, deadline: float) -> Any:
+        timer = threading.Timer(delay, self._process.kill)
+        timer.start()
+        try:
+            return call(self, request, deadline)
+        finally:
+            timer.cancel()
+            timer.join()
+
+    ends = set()
+    with own_runtime.snapshot(function) as snapshot, monkeypatch.context() as patch:
+        patch.setattr(criu_module.CriuWorker, "_call", striking)
+        for step in range(12):
+            delay = step * 0.004
+            try:
+                with snapshot.restore() as copy:
+                    ends.add(copy.invoke({}).error is None)
+            except RestoreError:
+                ends.add(False)
+    assert False in ends
+    with monkeypatch.context() as patch:
+        patch.setattr(criu_module.CriuWorker, "_call", striking)
+        for step in range(5):
+            delay = 0.005 + step * 0.01
+            try:
+                own_runtime.snapshot(function, rebuild=True).close()
+            except SnapshotError:
+                continue
+    with own_runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert copy.invoke({}).error is None
+    spawner = spawner_of(own_runtime)
+    wait_until(lambda: not spawner.children(recursive=True), "half-restored copies are ended, and collected")
+
+
+def test_criu_hangs(
+    own_runtime: Runtime,
+    write: Write,
+    strike: Callable[[int, signal.Signals], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function = write("def handler(event, context): return 1")
+    monkeypatch.setattr("snapruntime.workflows.checkpoint.CHECKPOINT_LIMIT_S", 0.5)
+    monkeypatch.setattr("snapruntime.workflows.restore.RESTORE_LIMIT_S", 0.5)
+    strike(1, signal.SIGSTOP)
+    with pytest.raises(SnapshotError, match="in time"):
+        own_runtime.snapshot(function)
+    monkeypatch.undo()
+
+
+def test_criu_hangs_at_a_restore(
+    own_runtime: Runtime,
+    write: Write,
+    strike: Callable[[int, signal.Signals], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function = write("def handler(event, context): return 1")
+    with own_runtime.snapshot(function) as snapshot:
+        monkeypatch.setattr("snapruntime.workflows.restore.RESTORE_LIMIT_S", 0.5)
+        strike(2, signal.SIGSTOP)
+        with pytest.raises(RestoreError, match="in time"):
+            snapshot.restore()
+
+
+def test_the_worker_is_killed_during_init(own_runtime: Runtime, write: Write) -> None:
+    function = write(
+        "import time\nprint('initialising', flush=True)\ntime.sleep(60)\ndef handler(event, context): pass"
+    )
+
+    def kill(_: bytes) -> None:
+        for worker in spawner_of(own_runtime).children():
+            worker.kill()
+
+    with pytest.raises(SnapruntimeError, match="signal: killed"):
+        own_runtime.snapshot(function, sink=kill)
+
+
+@pytest.mark.parametrize("megabytes", [1, 20, 39])
+def test_the_disk_is_full(criu_home: Path, tmp_path: Path, write: Write, megabytes: int) -> None:
+    function = write("""
+        import os
+        memory = os.urandom(40 << 20)
+        def handler(event, context): return len(memory)
+    """)
+    home = tmp_path / "home"
+    home.mkdir()
+    used = sum(path.lstat().st_blocks * 512 for path in criu_home.glob("criu/**/*")) >> 20
+    linux.mount("tmpfs", str(home), "tmpfs", data=f"size={used + megabytes}m,mode=0755")
+    try:
+        shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+        with Runtime(home) as runtime:
+            with pytest.raises(SnapshotError, match="No space left on device") as caught:
+                runtime.snapshot(function)
+            assert caught.value.code == "Snapruntime.DiskFull"
+            assert "Free disk space" in caught.value.hint
+            assert not list(home.glob("snapshots/*/.new-*"))
+            assert not list(home.glob("snapshots/*/2*"))
+            with runtime.cold(function) as cold, cold.start() as instance:
+                assert instance.invoke({}).result == 40 << 20
+            if megabytes > 10:
+                with runtime.snapshot(write("def handler(event, context): return 1")) as small, small.restore() as copy:
+                    assert copy.invoke({}).result == 1
+    finally:
+        linux.umount(str(home))
+
+
+def test_the_disk_fills_up_by_tmp_at_init(criu_home: Path, tmp_path: Path, write: Write) -> None:
+    function = write("""
+        with open("/tmp/big", "wb") as file:
+            for _ in range(200):
+                file.write(bytes(1 << 20))
+        def handler(event, context): return 1
+    """)
+    home = tmp_path / "home"
+    home.mkdir()
+    linux.mount("tmpfs", str(home), "tmpfs", data="size=80m,mode=0755")
+    try:
+        shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+        with Runtime(home) as runtime:
+            with pytest.raises(SnapruntimeError, match="No space left on device"):
+                runtime.snapshot(function)
+            assert not list(home.glob("snapshots/*/.new-*"))
+    finally:
+        linux.umount(str(home))
+
+
+def test_a_read_only_home(criu_home: Path, tmp_path: Path, write: Write) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    linux.mount("tmpfs", str(home), "tmpfs", data="mode=0755")
+    try:
+        shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+        linux.mount("none", str(home), flags=linux.MS_REMOUNT | linux.MS_RDONLY)
+        with pytest.raises(HostError, match="Read-only file system"):
+            Runtime(home)
+        linux.mount("none", str(home), flags=linux.MS_REMOUNT)
+        with Runtime(home) as runtime:
+            linux.mount("none", str(home), flags=linux.MS_REMOUNT | linux.MS_RDONLY)
+            with pytest.raises((SnapshotError, HostError), match="Read-only file system"):
+                runtime.snapshot(write("def handler(event, context): return 1"))
+    finally:
+        linux.umount(str(home))
+
+
+def run_python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, env=environment, **options
+    )
+
+
+ATTEMPT = """
+import json, sys
+from pathlib import Path
+from snapruntime import Runtime, SnapruntimeError, resolve_function
+try:
+    with Runtime(Path(sys.argv[1])) as runtime, runtime.snapshot(resolve_function(sys.argv[2])) as snapshot:
+        with snapshot.restore() as copy:
+            print(json.dumps([copy.invoke({}).result, "", ""]))
+except SnapruntimeError as error:
+    print(json.dumps([type(error).__name__, error.message, error.hint]))
+"""
+
+
+def test_not_root(criu_home: Path, write: Write, tmp_path: Path) -> None:
+    function = write("def handler(event, context): return 1")
+    home = tmp_path / "home"
+    shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+    subprocess.run(["chown", "-R", "65534:65534", tmp_path], check=True)
+    # It becomes another user after its imports: our interpreter may lie where only root can read.
+    imports, _, rest = ATTEMPT.partition("try:")
+    load = "import os, snapruntime.workflows.runtime, snapruntime.workflows.resolve, snapruntime.edges.cli"
+    become = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    done = run_python(
+        f"{load}\n{imports}\nRuntime\n{become}\ntry:{rest}", str(home), f"{function.task_root}/handler.py"
+    )
+    assert done.returncode == 0, done.stderr
+    kind, message, hint = json.loads(done.stdout)
+    assert kind == "HostError"
+    assert "root" in message + hint
+
+
+def test_criu_is_missing(tmp_path: Path, write: Write) -> None:
+    function = write("def handler(event, context): return 1")
+    done = run_python(
+        ATTEMPT, str(tmp_path / "empty"), f"{function.task_root}/handler.py", env={"PATH": "/nonexistent"}
+    )
+    assert done.returncode == 0, done.stderr
+    kind, message, hint = json.loads(done.stdout)
+    assert kind == "HostError"
+    assert "CRIU" in message
+    assert "snapruntime setup" in hint
+
+
+def test_criu_has_gone_since(criu_home: Path, tmp_path: Path, write: Write) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
+    function = write("def handler(event, context): return 1")
+    with Runtime(home) as runtime:
+        shutil.rmtree(home / "criu")
+        with pytest.raises(SnapruntimeError):
+            runtime.snapshot(function)
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+from snapruntime import Runtime, SnapruntimeError, resolve_function
+ends = []
+with Runtime(Path(sys.argv[1])) as runtime:
+    function = resolve_function(sys.argv[2])
+    with runtime.snapshot(function) as snapshot:
+        for limit in range(3, 40):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))
+            try:
+                with snapshot.restore() as copy:
+                    ends.append(copy.invoke({}).result)
+            except SnapruntimeError as error:
+                ends.append(type(error).__name__)
+            except Exception as error:
+                ends.append(repr(error))
+            try:
+                with runtime.snapshot(function, rebuild=limit % 10 == 0) as another:
+                    pass
+            except SnapruntimeError as error:
+                ends.append(type(error).__name__)
+            except Exception as error:
+                ends.append(repr(error))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+        with snapshot.restore() as copy:
+            ends.append(copy.invoke({}).result)
+        import os
+        ends.append(len(os.listdir("/proc/self/fd")))
+print(json.dumps(ends))
+"""
+
+
+def test_too_few_descriptors(criu_home: Path, write: Write) -> None:
+    """Whatever runs out, in whatever order: an error; then all works again, and no descriptor has leaked."""
+    function = write("def handler(event, context): return 1")
+    done = run_python(LIMITED, str(criu_home), f"{function.task_root}/handler.py")
+    assert done.returncode == 0, done.stderr
+    *ends, last, descriptors = json.loads(done.stdout)
+    assert last == 1
+    assert any(end != 1 for end in ends)
+    assert set(ends) <= {1, "SnapshotError", "RestoreError", "HostError"}, "no traceback of Python's own"
+    assert descriptors < 16
+
+
+def test_the_spawner_runs_out_of_descriptors(own_runtime: Runtime, write: Write) -> None:
+    """It must not end by it: all copies would end with it. (That it cannot fork comes out the same way.)"""
+    function = write("def handler(event, context): return 1", timeout_s=5)
+    with own_runtime.snapshot(function) as snapshot:
+        spawner = spawner_of(own_runtime)
+        before = resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE, (6, before[1]))
+        with pytest.raises(SnapruntimeError):
+            snapshot.restore()
+        with pytest.raises(SnapruntimeError):
+            own_runtime.snapshot(function, rebuild=True)
+        resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE, before)
+        with snapshot.restore() as copy:
+            assert copy.invoke({}).result == 1
+
+
+def test_leftovers_are_counted(nothing_left: Census, tmp_path: Path) -> None:
+    """The census itself sees what it is there for."""
+    child = subprocess.Popen(["sleep", "100"])
+    kept = (tmp_path / "file").open("w")
+    (tmp_path / "mounted").mkdir()
+    linux.mount("tmpfs", str(tmp_path / "mounted"), "tmpfs")
+    try:
+        kinds = {line.partition(":")[0] for line in census().left_since(nothing_left)}
+        assert kinds >= {"processes", "descriptors", "mounts"}
+    finally:
+        linux.umount(str(tmp_path / "mounted"))
+        kept.close()
+        child.kill()
+        child.wait()
+
+
+def test_a_hundred_lives_leave_nothing(runtime: Runtime, write: Write, nothing_left: Census) -> None:
+    function: Function = write("def handler(event, context): return 1")
+    with runtime.snapshot(function) as snapshot:
+        memory = spawner_memory = 0
+        for number in range(60):
+            with snapshot.restore() as copy:
+                copy.invoke({})
+            if number == 20:
+                memory, spawner_memory = psutil.Process().memory_info().rss, spawner_of(runtime).memory_info().rss
+        assert psutil.Process().memory_info().rss - memory < 4 << 20
+        assert spawner_of(runtime).memory_info().rss - spawner_memory < 2 << 20
+        spawner = spawner_of(runtime)
+        assert not spawner.children(), "every copy and every CRIU has been collected, zombies too"
+        assert len(os.listdir(f"/proc/{spawner.pid}/fd")) < 12
+        mounts = Path(f"/proc/{spawner.pid}/mounts").read_text()
+        assert "/copies/" not in mounts
+
+
+def test_resolving_needs_no_host(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    function = write_function(tmp_path / "code", "def handler(event, context): pass")
+    assert resolve_function(tmp_path / "code" / "handler.py") == function
