@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 from snapruntime import Function, resolve_function
+
+
+#: Mounts that we or our tests may have made; others may come and go on a host that does other things meanwhile.
+_OURS = re.compile("snapruntime|criu|pytest-")
 
 
 class Write(Protocol):
@@ -81,7 +86,7 @@ def census(homes: Iterable[Path] = ()) -> Census:
     return Census(
         processes=frozenset(_processes()),
         descriptors=frozenset(_descriptors()),
-        mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+        mounts=frozenset(line for line in Path("/proc/self/mounts").read_text().splitlines() if _OURS.search(line)),
         temporary=frozenset(name for name in os.listdir("/tmp") if name.startswith(".criu")),
         shared_memory=frozenset(os.listdir("/dev/shm")),
         staging=frozenset(str(path) for home in homes for path in home.glob("snapshots/*/.new-*")),
@@ -89,7 +94,7 @@ def census(homes: Iterable[Path] = ()) -> Census:
 
 
 def _processes() -> Iterable[str]:
-    """Our descendants, and any spawner or CRIU that has lost its parent; read at once, this being done for each test."""
+    """Our descendants, and any spawner or CRIU that has lost its parent; read in one go, as each test does it."""
     stats: dict[int, tuple[int, str, str]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -98,8 +103,8 @@ def _processes() -> Iterable[str]:
             except OSError:
                 continue  # Gone meanwhile.
             command, _, rest = text.partition("(")[2].rpartition(")")
-            state, parent = rest.split()[:2]
-            stats[int(name)] = int(parent), state, command
+            fields = rest.split()
+            stats[int(name)] = int(fields[1]), fields[0], command
     ours = {os.getpid()}
     found = ours
     while found:

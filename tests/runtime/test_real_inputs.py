@@ -220,25 +220,25 @@ ODD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.parametrize("where", ["/tmp", "/var/tmp"])
+@pytest.mark.parametrize("name", [*ODD_NAMES, "/".join(ODD_NAMES)])
 def test_odd_folder_names(runtime: Runtime, where: str, name: str) -> None:
     """They become part of mount options, of CRIU's keys and of /proc's tables, each with its own rules of quoting."""
+    if where == "/var/tmp" and "/" not in name:
+        return  # One path with all of them will do, where nothing is mounted late.
     with tempfile.TemporaryDirectory(dir=where) as folder:
         os.chmod(folder, 0o755)
+        for parent in reversed(Path(folder, name).relative_to(folder).parents[:-1]):
+            write_files(Path(folder, parent), {})
         function = write_function(Path(folder, name), DATA_HANDLER, files={"data.txt": "data"})
-        for number in range(2):
-            with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
-                assert not number or not snapshot.reason, "it is found again"
-                assert copy.invoke({}).result == [
-                    "data",
-                    f"{folder}/{name}",
-                    f"{folder}/{name}/handler.py",
-                    "import o",
-                    True,
-                ]
-        with runtime.cold(function) as cold, cold.start() as instance:
-            assert instance.invoke({}).result[0] == "data"
+        expected = ["data", f"{folder}/{name}", f"{folder}/{name}/handler.py", "import o", True]
+        with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+            assert copy.invoke({}).result == expected
+        if "/" in name:
+            with runtime.snapshot(function) as again:
+                assert not again.reason, "it is found again"
+            with runtime.cold(function) as cold, cold.start() as instance:
+                assert instance.invoke({}).result[:4] == expected[:4]
 
 
 @pytest.mark.parametrize("name", ["my-handler.py", "my handler.py", "händler.py", "class.py", "handler2.py"])
