@@ -285,6 +285,21 @@ class Spawner:
         self.close()
 
 
+def host_pids(pid: int) -> dict[int, int]:
+    """The processes at and below `pid`: from the PID that each has in its own PID namespace to the one it has here."""
+    found: dict[int, int] = {}
+    waiting = [pid]
+    while waiting:
+        process = waiting.pop()
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process}/status").read_text("utf-8", "replace")
+            inner = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
+            found[int(inner)] = process
+            for children in Path(f"/proc/{process}/task").glob("*/children"):
+                waiting += map(int, children.read_text("ascii").split())
+    return found
+
+
 def _receive(line: socket.socket, timeout: float | None) -> tuple[dict[str, Any], list[int]]:
     """One answer and its descriptors. Raises TimeoutError, or SpawnerError where the spawner is gone."""
     poll = select.poll()

@@ -16,7 +16,8 @@ from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker
 from snapruntime.mechanisms.images import half_connections
 from snapruntime.mechanisms.interpreter import inspect
-from snapruntime.mechanisms.process import Spawner, SpawnerError
+from snapruntime.mechanisms.mapped import CannotMapError, map_memory
+from snapruntime.mechanisms.process import Spawner, SpawnerError, host_pids
 from snapruntime.mechanisms.store import IMAGES, TMP, Store, StoredSnapshot, cannot_write
 from snapruntime.values.errors import SnapshotError
 from snapruntime.values.host import Criu
@@ -39,12 +40,15 @@ def take_snapshot(
     function: Function,
     sink: LogSink | None,
     initialised: Callable[[float], None],
+    *,
+    plain_images: bool = False,
 ) -> StoredSnapshot:
     """Make and publish a snapshot of `function`.
 
     Args:
         sink: receives what init writes.
         initialised: called with the milliseconds of init, once that is over and the function is READY.
+        plain_images: leave the images as CRIU writes them.
 
     Raises:
         FunctionError: init or a before-snapshot hook failed.
@@ -68,12 +72,16 @@ def take_snapshot(
                     started = time.monotonic()
                     _dump(spawner, criu, worker, function, mounts, staged / IMAGES)
                     dump_ms = (time.monotonic() - started) * 1000
+                    memory = {"mapped": False, "reason": "plain images were asked for"}
+                    if not plain_images:
+                        memory = _map_memory(criu, worker, staged / IMAGES)
                 manifest = {
                     "wire": WIRE_VERSION,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "identity": identity_of(function, criu),
+                    "identity": identity_of(function, criu, plain_images=plain_images),
                     "inputs": inputs.result(),
                     "channel": list(worker.channel_names),
+                    "memory": memory,
                     "interpreter": {"version": list(interpreter.version), "folders": list(interpreter.folders)},
                     "threads": worker.ready.get("threads", []),
                     "init_ms": worker.ready["init_ms"],
@@ -108,6 +116,16 @@ def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mo
             raise explain_half_connection(inode, peer, worker)
     finally:
         os.close(folder)
+
+
+def _map_memory(criu: Criu, worker: Launched, images: Path) -> dict[str, Any]:
+    """Let copies map their memory instead of reading it; says why where that cannot be."""
+    try:
+        return {"mapped": True, **map_memory(criu, images, host_pids(worker.process.pid).get)}
+    except CannotMapError as reason:
+        return {"mapped": False, "reason": str(reason)}
+    except OSError as error:
+        raise cannot_write(error, images) from error
 
 
 def _disk_full(images: Path, error: CriuError) -> OSError | None:

@@ -28,7 +28,7 @@ _UNSETTLED = "changed while init ran"
 _IMPORTABLE = (".py", ".pyc", ".so", ".pth", ".zip")
 
 
-def identity_of(function: Function, criu: Criu) -> dict[str, Any]:
+def identity_of(function: Function, criu: Criu, *, plain_images: bool = False) -> dict[str, Any]:
     """What a snapshot of `function` on this host depends on, besides files. JSON."""
     return {
         "handler": [function.task_root, function.module, function.attribute],
@@ -42,6 +42,7 @@ def identity_of(function: Function, criu: Criu) -> dict[str, Any]:
             "ro": list(function.read_only),
             "rw": list(function.writable),
             "user": [function.uid, function.gid],
+            "plain-images": plain_images,
         },
         "worker code": _worker_code(),
         "CRIU": dotted(criu.version),

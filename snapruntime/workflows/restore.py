@@ -10,6 +10,7 @@ from typing import Self
 
 from snapruntime.mechanisms.channel import ChannelEnds, Disconnected, LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker
+from snapruntime.mechanisms.mapped import MEMORY, MEMORY_KEY
 from snapruntime.mechanisms.process import Spawner, SpawnerError
 from snapruntime.mechanisms.sandbox import Sandbox
 from snapruntime.mechanisms.store import IMAGES, TMP, StoredSnapshot
@@ -28,6 +29,8 @@ class Snapshot:
         id: its name in the store.
         reason: why it was made anew; empty where an older one was found fit.
         init_ms: what its init took, when it was made.
+        mapped: whether copies map its memory; where not, they read it, and `plain_reason` says why.
+        plain_reason: empty where it is mapped.
     """
 
     def __init__(
@@ -42,17 +45,20 @@ class Snapshot:
         self.id = stored.id
         self.reason = reason
         self.init_ms = float(stored.manifest["init_ms"])
+        self.mapped = bool(stored.manifest["memory"]["mapped"])
+        self.plain_reason = str(stored.manifest["memory"].get("reason", ""))
         self.stored = stored
         self._spawner = spawner
         self._criu = criu
         self._function = function
         self._sandbox = sandbox
         self._images = os.open(stored.folder / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._memory = os.open(stored.folder / IMAGES / MEMORY, os.O_RDONLY | os.O_CLOEXEC) if self.mapped else -1
         try:
             spawner.run(sandbox.prepare(str(stored.folder / TMP)))
             self._points = spawner.mounts(sandbox.root)
         except SpawnerError as error:
-            os.close(self._images)
+            self._close_files()
             spawner.run(sandbox.discard())
             raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
 
@@ -107,7 +113,7 @@ class Snapshot:
                 pid = criu.restore(
                     root=self._sandbox.root,
                     mounts=self._sandbox.mounts(self._points, copy),
-                    inherited=self.stored.manifest["channel"],
+                    inherited=[*self.stored.manifest["channel"], *([MEMORY_KEY] if self.mapped else [])],
                     deadline=deadline,
                 )
                 # While this CRIU is about, the spawner leaves its children to be adopted.
@@ -125,17 +131,22 @@ class Snapshot:
             raise
 
     def _criu_worker(self, ends: ChannelEnds) -> CriuWorker:
-        inherit = [ends.far_control.fileno(), ends.far_log]
+        inherit = [ends.far_control.fileno(), ends.far_log, *([self._memory] if self.mapped else [])]
         return CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
 
     def close(self) -> None:
         """Give back the lease and take down the sandbox. Copies must have been closed."""
         if self._images >= 0:
-            os.close(self._images)
-            self._images = -1
+            self._close_files()
             with contextlib.suppress(SpawnerError):
                 self._spawner.run(self._sandbox.discard())
             self.stored.close()
+
+    def _close_files(self) -> None:
+        os.close(self._images)
+        self._images = -1
+        if self._memory >= 0:
+            os.close(self._memory)
 
     def __enter__(self) -> Self:
         return self

@@ -70,6 +70,7 @@ class Runtime:
         function: Function,
         *,
         rebuild: bool = False,
+        plain_images: bool = False,
         sink: LogSink | None = None,
         making: Callable[[str], None] = lambda _: None,
         initialised: Callable[[float], None] = lambda _: None,
@@ -78,6 +79,7 @@ class Runtime:
 
         Args:
             rebuild: make a new one in any case.
+            plain_images: one whose images are as CRIU writes them: its copies read their memory instead of mapping it.
             sink: receives what init writes.
             making: called before a new one is made, with the reason.
             initialised: called with the milliseconds of init and before-snapshot hooks, once these are over.
@@ -88,7 +90,7 @@ class Runtime:
             UsageError: the interpreter, or a path to be shown, is of no use.
         """
         with _clear_errors(self._home):
-            stored, reason = self._find_or_make(function, rebuild, sink, making, initialised)
+            stored, reason = self._find_or_make(function, rebuild, plain_images, sink, making, initialised)
             try:
                 name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
                 sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
@@ -101,6 +103,7 @@ class Runtime:
         self,
         function: Function,
         rebuild: bool,
+        plain_images: bool,
         sink: LogSink | None,
         making: Callable[[str], None],
         initialised: Callable[[float], None],
@@ -109,20 +112,31 @@ class Runtime:
         slot = self._store.slot_of(function.task_root, f"{function.module}.{function.attribute or ''}")
         reason = "as asked for"
         if not rebuild:
-            stored, reason = self._find(function, slot)
+            stored, reason = self._find(function, slot, plain_images)
             if stored is not None:
                 return stored, ""
         with self._store.making(slot):
             if not rebuild:
-                stored, _ = self._find(function, slot)  # Somebody else may have made it while we waited.
+                # Somebody else may have made it while we waited.
+                stored, _ = self._find(function, slot, plain_images)
                 if stored is not None:
                     return stored, ""
             making(reason)
-            return take_snapshot(self._spawner, self._store, slot, self.criu, function, sink, initialised), reason
+            stored = take_snapshot(
+                self._spawner,
+                self._store,
+                slot,
+                self.criu,
+                function,
+                sink,
+                initialised,
+                plain_images=plain_images,
+            )
+            return stored, reason
 
-    def _find(self, function: Function, slot: str) -> tuple[StoredSnapshot | None, str]:
+    def _find(self, function: Function, slot: str, plain_images: bool) -> tuple[StoredSnapshot | None, str]:
         """A snapshot that is still good, or why none is."""
-        identity = identity_of(function, self.criu)
+        identity = identity_of(function, self.criu, plain_images=plain_images)
         reasons: list[str] = []
         for folder in self._store.newest_first(slot):
             try:
