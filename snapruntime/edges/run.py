@@ -51,6 +51,11 @@ _COMPARED = 5
     "--compare", is_flag=True, help=f"Answer by cold starts and by copies, and compare the times. [-n {_COMPARED}]"
 )
 @click.option("--rebuild", is_flag=True, help="Make a new snapshot even where an earlier one is good.")
+@click.option(
+    "--plain-images",
+    is_flag=True,
+    help="Leave CRIU's images as they are: copies read their memory instead of mapping it.",
+)
 @click.option("--ro", "read_only", multiple=True, metavar="PATH", help="Show the function this path too. Repeatable.")
 @click.option(
     "--rw", "writable", multiple=True, metavar="PATH", help="Let the function write to this path. Repeatable."
@@ -73,6 +78,7 @@ def run(
     cold: bool,
     compare: bool,
     rebuild: bool,
+    plain_images: bool,
     read_only: tuple[str, ...],
     writable: tuple[str, ...],
     user: str,
@@ -87,10 +93,9 @@ def run(
 
     Responses go to standard output, the log to standard error.
     """
-    if cold and (compare or rebuild):
-        raise UsageError(
-            f"--cold makes no snapshot, so --{'compare' if compare else 'rebuild'} has no meaning with it."
-        )
+    for option, given in (("--compare", compare), ("--rebuild", rebuild), ("--plain-images", plain_images)):
+        if cold and given:
+            raise UsageError(f"--cold makes no snapshot, so {option} has no meaning with it.")
     function = resolve_function(
         handler,
         python=python,
@@ -110,6 +115,7 @@ def run(
         cold=cold,
         compare=compare,
         rebuild=rebuild,
+        plain_images=plain_images,
         as_json=as_json,
         quiet=quiet,
         debug=debug,

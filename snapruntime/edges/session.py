@@ -39,6 +39,7 @@ class Order:
     cold: bool = False
     compare: bool = False
     rebuild: bool = False
+    plain_images: bool = False
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
@@ -115,7 +116,12 @@ class Session:
             log.lines(lambda_log.init_report(milliseconds))
             say("Checkpointing")
 
-        options: dict[str, Any] = {"sink": log.sink, "making": making, "initialised": initialised}
+        options: dict[str, Any] = {
+            "sink": log.sink,
+            "making": making,
+            "initialised": initialised,
+            "plain_images": order.plain_images,
+        }
         with output.progress("Looking for a snapshot") as say:
             try:
                 if instead_of is not None:
@@ -128,6 +134,8 @@ class Session:
                     log.lines(lambda_log.init_failed(milliseconds_since(began), error.document, error.phase))
                     self._show(log)
                 raise
+        if not snapshot.mapped and not order.plain_images:
+            output.note(f"Copies read their memory instead of mapping it: {snapshot.plain_reason}.")
         if began:
             output.note(f"Snapshot {snapshot.id} made in {time.monotonic() - began:.1f} s.")
         else:

@@ -5,7 +5,7 @@ anonymous memory reads zero, the mapping reads the file again, here the snapshot
 the calls that would drop pages of such a range are answered with an error, which every caller must be ready for:
 
     madvise         MADV_DONTNEED, _DONTNEED_LOCKED, _GUARD_INSTALL   EINVAL   where it overlaps a range
-    process_madvise the same advice                                    EINVAL   everywhere: its ranges are not in registers
+    process_madvise the same advice                                    EINVAL   everywhere: it does not show its ranges
     mremap          that grows or moves                                ENOMEM   where it overlaps a range
 
 The last because the filter cannot follow a range to a new place. glibc's realloc copies instead. MADV_FREE,
@@ -16,12 +16,13 @@ Linux' mm/madvise.c.
 from __future__ import annotations
 
 import errno
+import itertools
 import struct
 from collections.abc import Sequence
 
 Range = tuple[int, int]
 
-#: AUDIT_ARCH_* value, then the numbers of madvise, mremap, process_madvise (CRIU's name of the architecture is the key).
+#: By CRIU's name: the AUDIT_ARCH_* value, the numbers of madvise, mremap and process_madvise.
 ARCHITECTURES = {"X86_64": (0xC000003E, 28, 25, 440), "AARCH64": (0xC00000B7, 233, 216, 440)}
 
 #: More are merged with their neighbours: 15 instructions each, of the 4,096 that the kernel takes.
@@ -60,7 +61,7 @@ def _high(argument: int) -> int:
 def merged(ranges: Sequence[Range], limit: int = MAX_RANGES) -> list[Range]:
     """At most `limit` ranges that cover all of `ranges`; those with the smallest gaps between them become one."""
     ordered = sorted(ranges)
-    gaps = sorted(after[0] - before[1] for before, after in zip(ordered, ordered[1:], strict=False))
+    gaps = sorted(after[0] - before[1] for before, after in itertools.pairwise(ordered))
     surplus = len(ordered) - limit
     widest = gaps[surplus - 1] if surplus > 0 else 0
     found: list[Range] = []

@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from snapruntime.mechanisms import guard
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
@@ -153,7 +153,7 @@ class _Rewriting:
     def _has_memory(self, pid: int) -> bool:
         return (self._images / f"mm-{pid}.img").exists()  # A zombie has none.
 
-    def _move(self, pid: int, threads: list[int], memory: Any) -> None:
+    def _move(self, pid: int, threads: list[int], memory: BinaryIO) -> None:
         mm, pagemap = self._load(f"mm-{pid}.img"), self._load(f"pagemap-{pid}.img")
         entry = mm["entries"][0]
         pages_name = f"pages-{pagemap['entries'][0]['pages_id']}.img"
@@ -230,7 +230,7 @@ class _Rewriting:
             return -1
         return fd
 
-    def _write(self, piece: Piece, pages: Any, memory: Any, fd: int) -> int:
+    def _write(self, piece: Piece, pages: BinaryIO, memory: BinaryIO, fd: int) -> int:
         """Append a piece's content to the memory file; returns where it begins there."""
         memory.flush()
         out, base = memory.fileno(), memory.tell()
@@ -243,7 +243,7 @@ class _Rewriting:
         memory.seek(0, os.SEEK_END)
         return base
 
-    def _keep(self, runs: list[Run], moved: list[Piece], pages: Any, pages_name: str) -> list[dict[str, Any]]:
+    def _keep(self, runs: list[Run], moved: list[Piece], pages: BinaryIO, pages_name: str) -> list[dict[str, Any]]:
         """Write the pages that CRIU is still to read; returns their entries."""
         entries = []
         with open(self._work / pages_name, "wb") as out:
@@ -280,24 +280,22 @@ class _Rewriting:
             raise CannotMapError(f"a thread has seccomp mode {', '.join(sorted(modes))}")
         program = guard.program(architecture, ranges)
         self._guarded += len(guard.merged(ranges))
-        filtered = [state for state in states if state.get("seccomp_mode", "disabled") == "filter"]
-        if filtered in ([], [states[0]]):
-            # The other threads have no filter, or get the leader's from it.
+        if all(state.get("seccomp_mode", "disabled") == "disabled" for state in states[1:]):
+            # They have no filter, or the leader's own are to be handed to them: so is this one.
             self._chain(states[0], program, _TSYNC | _SPECULATION)
-        elif len(filtered) == len(states) and not any(flags & _TSYNC for flags in self._flags_of(states)):
+        elif not any(flags & _TSYNC for state in states for flags in self._flags_of(state)):
             for state in states:
                 self._chain(state, program, _SPECULATION)
         else:
-            raise CannotMapError("its threads have seccomp filters that differ")
+            raise CannotMapError("its threads have seccomp filters that CRIU would hand on and others beside them")
         for thread, core in cores.items():
             self._dump(core, f"core-{thread}.img")
 
-    def _flags_of(self, states: list[dict[str, Any]]) -> Iterator[int]:
-        for state in states:
-            index: int | None = state["seccomp_filter"]
-            while index is not None:
-                yield self._filters[index].get("flags", 0)
-                index = self._filters[index].get("prev")
+    def _flags_of(self, state: dict[str, Any]) -> Iterator[int]:
+        index: int | None = state["seccomp_filter"] if state.get("seccomp_mode") == "filter" else None
+        while index is not None:
+            yield self._filters[index].get("flags", 0)
+            index = self._filters[index].get("prev")
 
     def _chain(self, state: dict[str, Any], program: bytes, flags: int) -> None:
         # CRIU installs a thread's own entry first, then that entry's `prev`, and so on: a filter that was installed

@@ -147,6 +147,7 @@ class Snapshot:
         self._images = -1
         if self._memory >= 0:
             os.close(self._memory)
+            self._memory = -1
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,107 @@
+"""A copy's memory behaves as the worker's did, though it is a mapping of a file: one test for each way to tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Lab
+
+DONTNEED, DONTNEED_LOCKED, GUARD_INSTALL = 4, 24, 102
+
+
+@pytest.mark.parametrize("advice", [DONTNEED, DONTNEED_LOCKED, GUARD_INSTALL])
+def test_what_would_show_the_file_again_is_refused(lab: Lab, advice: int) -> None:
+    assert lab("dropped", advice) == ["EINVAL", "A"]
+
+
+def test_an_interval_that_only_touches_a_range_is_refused(lab: Lab) -> None:
+    assert lab("overlapping") == ["EINVAL", "EINVAL", "EINVAL", "EINVAL", "A"]
+
+
+def test_an_interval_beside_a_range_is_allowed(lab: Lab) -> None:
+    assert lab("beside") == ["ok", "ok", "ok"]
+
+
+def test_memory_that_the_copy_makes_is_as_anywhere(lab: Lab) -> None:
+    assert lab("fresh") == ["ok", "0", "ok"]
+
+
+def test_process_madvise_of_itself(lab: Lab) -> None:
+    assert lab("process_madvise") == [False, "A"]
+
+
+def test_other_advice_changes_nothing_that_can_be_read(lab: Lab) -> None:
+    results, content = lab("advised")
+    assert content == "A"
+    assert results["8"] == results["18"] == "EINVAL"  # MADV_FREE, MADV_WIPEONFORK
+    assert results["9"] != "ok"  # MADV_REMOVE
+
+
+def test_locked_memory_is_not_dropped(lab: Lab) -> None:
+    assert lab("locked") == ["EINVAL", "A"]
+
+
+@pytest.mark.parametrize("flags", [0, 1], ids=["in place", "may move"])
+def test_mremap_growth_is_refused(lab: Lab, flags: int) -> None:
+    assert lab("remapped", 65, flags) == ["ENOMEM", "A"]
+
+
+def test_mremap_to_another_place_is_refused(lab: Lab) -> None:
+    assert lab("moved") == [["ENOMEM", "ENOMEM"], "A"]
+
+
+def test_mremap_shrinks_in_place(lab: Lab) -> None:
+    assert lab("shrunk") == ["ok", "A", "0"]
+
+
+def test_munmap_and_map_fixed_of_a_part(lab: Lab) -> None:
+    assert lab("replaced") == ["0", "A", "0", "A"]
+
+
+def test_realloc_of_a_large_block_copies_it(lab: Lab) -> None:
+    assert lab("reallocated") == ["A", "B"]
+
+
+def test_the_break_moves_down_and_up(lab: Lab) -> None:
+    assert lab("heap") == ["A", "0"]
+
+
+def test_glibc_trims_and_callocs(lab: Lab) -> None:
+    assert lab("trimmed") == [["0"], ["0"]]
+
+
+def test_sparse_memory_is_zero_where_it_was_not_touched(lab: Lab) -> None:
+    assert lab("sparse_parts") == [["A", "A", "A"], "0", "ok", "0"]
+
+
+def test_a_tebibyte_with_two_pages(lab: Lab) -> None:
+    assert lab("huge_parts") == [["A", "A"], "0", "EINVAL", "A"]
+
+
+def test_reservations_stay_inaccessible_and_become_zeros(lab: Lab) -> None:
+    assert lab("reservation") == ["", "0"]
+
+
+def test_protected_memory_keeps_protection_and_content(lab: Lab) -> None:
+    assert lab("unhidden") == ["", "A"]
+
+
+def test_a_file_s_private_mapping_keeps_changed_and_unchanged_pages(lab: Lab) -> None:
+    assert lab("file_pages") == [["F", "A", "0F"], "F"]
+
+
+def test_a_child_forked_by_the_handler(lab: Lab) -> None:
+    assert lab("in_fork") == ["('EINVAL', 'A', 'P')", "P", "A", "'0'"]
+
+
+def test_threads_keep_their_stacks_and_are_guarded(lab: Lab) -> None:
+    assert lab("in_threads") == [[["EINVAL", "A"], True]] * 4
+
+
+def test_each_process_of_a_tree_has_its_own_memory(lab: Lab) -> None:
+    assert lab("tree") == ["('A', 'A', '0A')", "('AC', 'C', '0A')", "('EINVAL', 'C')"]
+
+
+def test_shared_memory_is_shared_within_a_copy_and_not_beyond(lab: Lab) -> None:
+    for _ in range(2):
+        assert lab("common") == ["AA", "('AS', 'AM')", "AS", "ok"]
