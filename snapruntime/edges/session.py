@@ -26,6 +26,9 @@ from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.restore import Snapshot
 from snapruntime.workflows.runtime import Runtime
 
+#: Copies prepared ahead at most: each is a process of CRIU that waits.
+_READY = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -174,6 +177,8 @@ class Session:
                 say(f"Request {done} of {len(requests)}: {'cold start' if request.cold else 'restored copy'}")
             self._answer(request, cold, snapshot, last)
 
+        if snapshot is not None and (copies := sum(not request.cold for request in requests)) > 1:
+            snapshot.keep_ready(min(self._order.concurrency, copies, _READY), copies)
         compare = self._order.compare and not self._live
         with self._progress_if(compare) as say:
             if self._order.concurrency == 1:

@@ -40,13 +40,15 @@ class CriuError(SnapruntimeError):
 
     Attributes:
         log: the lines of CRIU's own log that name errors, oldest first.
+        full_log: all of that log, as far as the log level lets CRIU write it.
     """
 
     default_code = "Snapruntime.Criu"
 
-    def __init__(self, message: str, log: Sequence[str]) -> None:
+    def __init__(self, message: str, log: Sequence[str], full_log: str = "") -> None:
         super().__init__(message)
         self.log = tuple(log)
+        self.full_log = full_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,14 +219,16 @@ class CriuWorker:
             data = b""
         if data is None:
             self._process.kill()
-            raise CriuError(f"CRIU did not finish the {what} in time and was stopped", self.error_lines())
+            raise CriuError(f"CRIU did not finish the {what} in time and was stopped", self.error_lines(), self.log())
         if not data:
             ended = self._process.wait(5.0)
-            raise CriuError(f"CRIU {dotted(self._criu.version)} ended during the {what} ({ended})", self.error_lines())
+            raise CriuError(
+                f"CRIU {dotted(self._criu.version)} ended during the {what} ({ended})", self.error_lines(), self.log()
+            )
         response = import_pycriu(self._criu).rpc.criu_resp()
         response.ParseFromString(data)
         if not response.success:
-            raise CriuError(f"CRIU {dotted(self._criu.version)} refused the {what}", self.error_lines())
+            raise CriuError(f"CRIU {dotted(self._criu.version)} refused the {what}", self.error_lines(), self.log())
         return response
 
     def log(self) -> str:

@@ -160,6 +160,7 @@ class Spawner:
         self.lines: dict[int, Line] = {}  # fd of a line -> the line
         self.processes: dict[int, int] = {}  # PID -> fd of its line
         self.criu: set[int] = set()  # those of them that may make more children of ours
+        self.unadopted: dict[int, set[int]] = {}  # dead children that nobody adopted -> CRIUs that were about then
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
         wake, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -235,6 +236,7 @@ class Spawner:
 
     def _adopt(self, pid: int, line: Line) -> None:
         pidfd = os.pidfd_open(pid)
+        self.unadopted.pop(pid, None)
         _send(line, {"pid": pid}, [pidfd])
         os.close(pidfd)
         self.lines[line.fileno()] = line
@@ -245,8 +247,9 @@ class Spawner:
     def _reap(self) -> None:
         """Collect the dead.
 
-        What CRIU restored is nobody's until it is adopted, which happens before that CRIU is given up. So with no CRIU
-        about, dead children that nobody adopted never will be: helpers of CRIU's, and what failed restores left.
+        What CRIU restored is nobody's until it is adopted, which happens before that CRIU is given up. So the dead
+        whom nobody adopted never will be once every CRIU that was about when they died has ended: helpers of CRIU's,
+        and what failed restores left. (There may always be a CRIU about, waiting for its request.)
         """
         for pid in list(self.processes):
             done, status, usage = os.wait4(pid, os.WNOHANG)
@@ -254,20 +257,22 @@ class Spawner:
                 line = self._forget(pid)
                 _send(line, {"exit": status, "maxrss_kb": usage.ru_maxrss})
                 line.close()
-        while not self.criu:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None or dead.si_pid in self.processes:
-                return  # The latter has died since; another signal is on its way.
-            os.waitpid(dead.si_pid, 0)
+        for pid in self._children():
+            with contextlib.suppress(ChildProcessError):
+                if pid in self.processes or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    continue
+                left = self.unadopted[pid] = self.unadopted.get(pid, self.criu) & self.criu
+                if not left:
+                    os.waitpid(pid, 0)
+                    del self.unadopted[pid]
+
+    def _children(self) -> list[int]:
+        with open("/proc/self/task/1/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
 
     def _sweep(self, name: str) -> None:
         """Kill what a failed restore left: such a process still holds what CRIU was to give it."""
-        with open("/proc/self/task/1/children", encoding="ascii") as file:
-            children = [int(pid) for pid in file.read().split()]
-        for pid in children:
+        for pid in self._children():
             if pid in self.processes:
                 continue
             with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@
                           /images/         CRIU's images
                           /tmp/            what /tmp held at the checkpoint
     HOME/snapshots/SLOT/lock               held by whoever makes a snapshot for the slot
+    HOME/logs/                             logs of restores that failed, the latest few
     HOME/snapshots/SLOT/.new-*/            a snapshot in the making; not locked means that its maker is dead
 
 A slot is all snapshots of one handler. A snapshot appears by one rename, after everything in it is on the disk, and is
@@ -36,6 +37,9 @@ KEEP = 3
 
 #: The code of the error for a snapshot that another version of snapruntime made: no damage, but not for us.
 OTHER_FORMAT = "Snapruntime.OtherFormat"
+
+#: Logs kept in all.
+KEEP_LOGS = 10
 
 IMAGES, TMP, MANIFEST = "images", "tmp", "manifest.json"
 
@@ -206,6 +210,17 @@ class Store:
         for path in self.newest_first(staged.parent.name)[KEEP:]:
             _remove_if_unused(path)
         return self.open(published)
+
+    def keep_log(self, name: str, text: str) -> Path:
+        """Write a log for people; only the latest few are kept. Returns its path, whether or not that worked."""
+        path = self.home / "logs" / f"{name}.log"
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.touch(0o600)
+            path.write_text(text, "utf-8")
+            for old in sorted(path.parent.glob("*.log"), key=lambda log: log.stat().st_mtime_ns)[:-KEEP_LOGS]:
+                old.unlink(missing_ok=True)
+        return path
 
     def discard(self, folder: Path) -> None:
         """Remove a snapshot that turned out to be of no use, unless somebody still has a lease on it."""

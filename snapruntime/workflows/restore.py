@@ -6,20 +6,39 @@ import contextlib
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Self
 
 from snapruntime.mechanisms.channel import ChannelEnds, Disconnected, LogSink
-from snapruntime.mechanisms.criu import CriuError, CriuWorker
+from snapruntime.mechanisms.criu import CriuError, CriuWorker, ExternalMount
 from snapruntime.mechanisms.mapped import MEMORY, MEMORY_KEY
 from snapruntime.mechanisms.process import Spawner, SpawnerError
 from snapruntime.mechanisms.sandbox import Sandbox
-from snapruntime.mechanisms.store import IMAGES, TMP, StoredSnapshot
+from snapruntime.mechanisms.store import IMAGES, TMP, Store, StoredSnapshot
 from snapruntime.values.errors import FunctionError, RestoreError
 from snapruntime.values.host import Criu
 from snapruntime.values.model import RESTORE_LIMIT_S, Function
 from snapruntime.worker import wire
 from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
+from snapruntime.workflows.ready import Ready
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a restore takes beside the request to CRIU.
+
+    Attributes:
+        copy: the name of the sandbox's copy, with its /tmp.
+        ends: the channel.
+        criu: waits, with the descriptors that the copy inherits.
+        mounts: what it is handed.
+    """
+
+    copy: str
+    ends: ChannelEnds
+    criu: CriuWorker
+    mounts: list[ExternalMount]
 
 
 class Snapshot:
@@ -38,6 +57,7 @@ class Snapshot:
         spawner: Spawner,
         criu: Criu,
         function: Function,
+        store: Store,
         stored: StoredSnapshot,
         sandbox: Sandbox,
         reason: str,
@@ -48,6 +68,8 @@ class Snapshot:
         self.mapped = bool(stored.manifest["memory"]["mapped"])
         self.plain_reason = str(stored.manifest["memory"].get("reason", ""))
         self.stored = stored
+        self._store = store
+        self._ready = Ready(self._prepare, self._give_up)
         self._spawner = spawner
         self._criu = criu
         self._function = function
@@ -79,8 +101,7 @@ class Snapshot:
         requested = requested or time.monotonic()
         request_id = request_id or str(uuid.uuid4())
         deadline = time.monotonic() + RESTORE_LIMIT_S
-        copy = uuid.uuid4().hex[:12]
-        launched = self._bring_back(copy, deadline, sink)
+        copy, launched = self._bring_back(deadline, sink)
         try:
             restore_ms = round((time.monotonic() - requested) * 1000, 3)
             hooks_ms = _run_after_restore(launched, request_id, deadline)
@@ -102,41 +123,79 @@ class Snapshot:
         with contextlib.suppress(SpawnerError):  # The spawner has ended, and all it had mounted with it.
             self._spawner.run(self._sandbox.discard_copy(copy))
 
-    def _bring_back(self, copy: str, deadline: float, sink: LogSink | None) -> Launched:
-        try:
-            ends = ChannelEnds()
-        except OSError as error:
-            raise RestoreError(f"No copy could be made: {error}") from error
+    def keep_ready(self, count: int, uses: int | None = None) -> None:
+        """Have `count` copies prepared ahead from now on, in the background: all but the restore itself.
+
+        Args:
+            count: how many; each is a process of CRIU that waits, and two mounts.
+            uses: how many to prepare at most in all; None for no limit.
+        """
+        self._ready.keep(count, uses)
+
+    def wait_ready(self) -> int:
+        """Wait until the copies that `keep_ready` asked for are prepared; returns how many are."""
+        return self._ready.wait()
+
+    def _prepare(self) -> _Prepared:
+        copy = uuid.uuid4().hex[:12]
+        ends = ChannelEnds()
         try:
             self._spawner.run(self._sandbox.prepare_copy(copy))
-            with self._criu_worker(ends) as criu:
-                pid = criu.restore(
-                    root=self._sandbox.root,
-                    mounts=self._sandbox.mounts(self._points, copy),
-                    inherited=[*self.stored.manifest["channel"], *([MEMORY_KEY] if self.mapped else [])],
-                    deadline=deadline,
-                )
-                # While this CRIU is about, the spawner leaves its children to be adopted.
-                return Launched(ends, self._spawner.adopt(pid), sink)
-        except (CriuError, SpawnerError, OSError) as error:
-            with contextlib.suppress(SpawnerError, OSError):
-                self._spawner.sweep(ends.identities()[0])
-            ends.close()
-            self._discard(copy)
-            said = "; ".join(error.log[-3:]) if isinstance(error, CriuError) else ""
-            raise RestoreError(f"No copy could be made: {error}" + (f" ({said})" if said else "")) from error
+            inherit = [ends.far_control.fileno(), ends.far_log, *([self._memory] if self.mapped else [])]
+            criu = CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
+            return _Prepared(copy, ends, criu, self._sandbox.mounts(self._points, copy))
         except BaseException:
             ends.close()
             self._discard(copy)
             raise
 
-    def _criu_worker(self, ends: ChannelEnds) -> CriuWorker:
-        inherit = [ends.far_control.fileno(), ends.far_log, *([self._memory] if self.mapped else [])]
-        return CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
+    def _give_up(self, prepared: _Prepared) -> None:
+        with contextlib.suppress(SpawnerError):
+            prepared.criu.close()
+        prepared.ends.close()
+        self._discard(prepared.copy)
+
+    def _bring_back(self, deadline: float, sink: LogSink | None) -> tuple[str, Launched]:
+        """A restored copy, and its name. Where CRIU fails, it gets a second chance, with all of its log kept."""
+        try:
+            try:
+                return self._restore(self._ready.take(), deadline, sink, log_level=1)
+            except CriuError:
+                return self._restore(self._prepare(), time.monotonic() + RESTORE_LIMIT_S, sink, log_level=4)
+        except CriuError as error:
+            said = f" ({'; '.join(error.log[-3:])})" if error.log else ""
+            raise RestoreError(
+                f"No copy could be made: {error}{said}",
+                hint=f"All of CRIU's log is in {self._store.keep_log(f'restore-{self.id}', error.full_log)}",
+            ) from error
+        except (SpawnerError, OSError) as error:
+            raise RestoreError(f"No copy could be made: {error}") from error
+
+    def _restore(
+        self, prepared: _Prepared, deadline: float, sink: LogSink | None, *, log_level: int
+    ) -> tuple[str, Launched]:
+        try:
+            pid = prepared.criu.restore(
+                root=self._sandbox.root,
+                mounts=prepared.mounts,
+                inherited=[*self.stored.manifest["channel"], *([MEMORY_KEY] if self.mapped else [])],
+                deadline=deadline,
+                log_level=log_level,
+            )
+            launched = Launched(prepared.ends, self._spawner.adopt(pid), sink)
+        except BaseException:
+            with contextlib.suppress(SpawnerError, OSError):
+                self._spawner.sweep(prepared.ends.identities()[0])
+            self._give_up(prepared)
+            raise
+        # While this CRIU was about, the spawner left its children to be adopted.
+        self._ready.afterwards(prepared.criu.close)
+        return prepared.copy, launched
 
     def close(self) -> None:
         """Give back the lease and take down the sandbox. Copies must have been closed."""
         if self._images >= 0:
+            self._ready.close()
             self._close_files()
             with contextlib.suppress(SpawnerError):
                 self._spawner.run(self._sandbox.discard())

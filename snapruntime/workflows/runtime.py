@@ -94,7 +94,7 @@ class Runtime:
             try:
                 name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
                 sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
-                return Snapshot(self._spawner, self.criu, function, stored, sandbox, reason)
+                return Snapshot(self._spawner, self.criu, function, self._store, stored, sandbox, reason)
             except BaseException:
                 stored.close()
                 raise
