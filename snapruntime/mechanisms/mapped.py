@@ -111,7 +111,7 @@ def map_memory(criu: Criu, images: Path, host_pids: Callable[[int], int | None])
         return facts
     except (UnknownImageError, FileNotFoundError) as error:
         raise CannotMapError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise CannotMapError(f"the images have an unknown form: {error!r}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -130,7 +130,7 @@ class _Rewriting:
         self._regular = {entry["id"] for entry in self._files["entries"] if entry["type"] == "REG"}
         self._next_file = max((entry["id"] for entry in self._files["entries"]), default=0) + 1
         self._seccomp = self._load("seccomp.img")
-        self._filters: list[dict[str, Any]] = self._seccomp["entries"][0].setdefault("seccomp_filters", [])
+        self._filters: list[dict[str, Any]] = self._seccomp["entries"][0].get("seccomp_filters", [])
         self._guarded = 0
 
     def _load(self, name: str) -> dict[str, Any]:
@@ -147,7 +147,9 @@ class _Rewriting:
             size = memory.tell()
         (self._work / MEMORY).chmod(0o400)
         self._dump(self._files, "files.img")
-        self._dump(self._seccomp, "seccomp.img")
+        if self._filters:  # pycriu cannot write an empty list.
+            self._seccomp["entries"][0]["seccomp_filters"] = self._filters
+            self._dump(self._seccomp, "seccomp.img")
         return {"bytes": size, "guarded": self._guarded}
 
     def _has_memory(self, pid: int) -> bool:
