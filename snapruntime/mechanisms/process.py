@@ -260,6 +260,11 @@ class Spawner:
         """Take on a process that CRIU restored as the spawner's child."""
         return Process(self._request({"op": "adopt", "pid": inner_pid}))
 
+    def path(self, inside: str) -> Path:
+        """The file that the spawner, and CRIU below it, know as `inside`."""
+        self._await_start()
+        return Path(f"/proc/{self._process.pid}/root{inside}")
+
     def sweep(self, name: str) -> None:
         """Kill what a failed restore may have left, known by a descriptor it holds.
 
