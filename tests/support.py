@@ -13,7 +13,6 @@ from typing import Protocol
 
 from snapruntime import Function, resolve_function
 
-
 #: Mounts that we or our tests may have made; others may come and go on a host that does other things meanwhile.
 _OURS = re.compile("snapruntime|criu|pytest-")
 

@@ -22,15 +22,46 @@ LOG_LIMIT = 1 << 20
 
 LogSink = Callable[[bytes], None]
 
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e9
+
+
+def _is_phase(value: Any) -> bool:
+    return value in ("init", "before_snapshot")
+
+
+def _is_text_or_nothing(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_document(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("errorType"))
+        and _is_text(value.get("errorMessage"))
+        and _is_text_or_nothing(value.get("requestId"))
+        and _is_list_of_text(value.get("stackTrace", []))
+    )
+
+
 #: What must be in a worker's messages. The function's code can write to the channel too, so nothing is taken on trust.
-_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "ready": {"init_ms": (int, float), "before_hooks_ms": (int, float)},
-    "init_error": {"phase": str, "error": dict},
-    "restored": {"hooks_ms": (int, float)},
-    "restore_error": {"error": dict},
-    "result": {"request_id": str},
-    "error": {"request_id": str, "error": dict},
-    "fd_owner": {"owners": list},
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "ready": {"init_ms": _is_duration, "before_hooks_ms": _is_duration},
+    "init_error": {"phase": _is_phase, "error": _is_document, "hook": _is_text_or_nothing},
+    "restored": {"hooks_ms": _is_duration},
+    "restore_error": {"error": _is_document, "hook": _is_text_or_nothing},
+    "result": {"request_id": _is_text},
+    "error": {"request_id": _is_text, "error": _is_document},
+    "fd_owner": {"owners": _is_list_of_text, "opened_at": _is_text_or_nothing},
 }
 
 
@@ -134,12 +165,9 @@ class Channel:
         header, body = self._frames.pop(0)
         if header["type"] not in expected:
             raise wire.WireError(f"message {header['type']!r} where {' or '.join(expected)} was due")
-        for name, kind in _FIELDS[header["type"]].items():
-            if not isinstance(header.get(name), kind):
+        for name, is_proper in _FIELDS[header["type"]].items():
+            if not is_proper(header.get(name)):
                 raise wire.WireError(f"message {header['type']!r} without a proper {name!r}")
-        document = header.get("error", {"errorType": "", "errorMessage": ""})
-        if not all(isinstance(document.get(name), str) for name in ("errorType", "errorMessage")):
-            raise wire.WireError("an error document without errorType and errorMessage")
         return header, body
 
     def _wait(self, event: int, deadline: float) -> None:

@@ -108,7 +108,7 @@ class CriuWorker:
         fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
         try:
             self._process: Process = spawner.spawn(
-                [*map(host_path, criu.argv), "swrk", str(_RPC_FD)],
+                [*(host_path(part) if part.startswith("/") else part for part in criu.argv), "swrk", str(_RPC_FD)],
                 environment={"PATH": os.defpath, "HOME": "/"},
                 fds=fds,
                 plan=[["open_folder", WORK_FOLDER, _WORK_FD]],

@@ -17,6 +17,7 @@ from snapruntime.mechanisms.criu import ExternalMount
 from snapruntime.mechanisms.plan import Plan
 from snapruntime.mechanisms.spawner import ROOM, host_path
 from snapruntime.values.errors import UsageError
+from snapruntime.values.model import TMP_LIMIT
 
 #: Where a worker finds the code of `snapruntime.worker`; Lambda keeps its runtime there too.
 RUNTIME_FOLDER = "/var/runtime/snapruntime"
@@ -61,7 +62,7 @@ class Sandbox:
     runtime: str
     uid: int
     gid: int
-    tmp_bytes: int = 512 << 20
+    tmp_bytes: int = TMP_LIMIT
 
     @property
     def root(self) -> str:

@@ -48,7 +48,8 @@ Line = socket.socket
 
 
 def host_path(path: str) -> str:
-    """Where the spawner, and CRIU below it, see what the host calls `path`."""
+    """Where the spawner, and CRIU below it, see what the host calls `path`. To be asked outside of the spawner."""
+    path = os.path.realpath(path)  # A link may lead into one of the folders.
     for folder, place in _HOST.items():
         if path == folder or path.startswith(folder + "/"):
             return place + path.removeprefix(folder)

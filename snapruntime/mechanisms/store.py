@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from snapruntime.values.errors import DamagedSnapshotError, HostError, SnapshotError
+from snapruntime.values.model import TMP_LIMIT
 
 FORMAT = 1
 #: Snapshots kept per slot: who goes back and forth between two settings finds both again.
@@ -40,6 +42,9 @@ OTHER_FORMAT = "Snapruntime.OtherFormat"
 
 #: Logs kept in all.
 KEEP_LOGS = 10
+
+#: How deep folders may be nested in a snapshot: within what paths and our own walk of them can bear.
+MAX_DEPTH = 128
 
 IMAGES, TMP, MANIFEST = "images", "tmp", "manifest.json"
 
@@ -178,7 +183,7 @@ class Store:
             yield Staged(folder, lock)
         finally:
             os.close(lock)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_tree(folder)
 
     def publish(self, staging: Staged, manifest: dict[str, Any], timestamp: str) -> StoredSnapshot:
         """Write the manifest, bring everything to the disk, and let the snapshot appear.
@@ -189,9 +194,10 @@ class Store:
             timestamp: sorts by age.
 
         Raises:
-            SnapshotError: the disk is full or fails.
+            SnapshotError: the disk is full or fails; or init left more in /tmp than is allowed.
         """
         staged = staging.folder
+        _check_tmp(staged / TMP)
         try:
             names = [name for name, status in _walk(staged) if stat.S_ISREG(status.st_mode)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -239,6 +245,17 @@ def cannot_write(error: OSError, folder: Path) -> SnapshotError:
     )
 
 
+def _check_tmp(tmp: Path) -> None:
+    size = sum(status.st_size for _, status in _walk(tmp) if stat.S_ISREG(status.st_mode))
+    if size > TMP_LIMIT:
+        raise SnapshotError(
+            f"Init and the before-snapshot hooks left {size >> 20} MB in /tmp; "
+            f"as on Lambda, {TMP_LIMIT >> 20} MB are allowed.",
+            hint="Remove from /tmp what the handler does not need, in a before-snapshot hook. "
+            "Sparse files count in full.",
+        )
+
+
 def digest_of(path: Path) -> list[Any]:
     """Size in bytes and SHA-256 of a file, as the manifest has them."""
     with open(path, "rb") as file:
@@ -275,11 +292,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below `folder`: its path relative to it, and its lstat."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            yield str(path.relative_to(folder)), path.lstat()
+    """Everything below `folder`: its path relative to it, and its lstat.
+
+    Raises:
+        SnapshotError: folders are nested deeper than `MAX_DEPTH`.
+    """
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        if parent.count("/") > MAX_DEPTH:
+            raise SnapshotError(f"Folders are nested more than {MAX_DEPTH} deep in the function's /tmp.")
+        with os.scandir(folder / parent) as entries:
+            for entry in entries:
+                name = f"{parent}/{entry.name}" if parent else entry.name
+                yield name, entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
 
 
 def _fsync(path: Path) -> None:
@@ -297,6 +325,14 @@ def _fsync_tree(folder: Path) -> None:
     _fsync(folder)
 
 
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, however deep: what is in a snapshot's /tmp was made by a function. What cannot be, stays."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
+
+
 def _remove_if_unused(folder: Path) -> None:
     """Remove a folder that nobody has a lock on; it loses its name first, so that nobody can take one meanwhile."""
     try:
@@ -307,7 +343,7 @@ def _remove_if_unused(folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         doomed = folder.with_name(f".new-{folder.name.removeprefix('.new-')}")
         folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        _remove_tree(doomed)
     except BlockingIOError:
         pass
     finally:

@@ -9,6 +9,8 @@ from typing import Any
 
 #: The largest event and response of a synchronous invocation, bytes: AWS's "6 MB", the number in its error text.
 PAYLOAD_LIMIT = 6291556
+#: What /tmp may hold under SnapStart, bytes: 512 MB.
+TMP_LIMIT = 512 << 20
 #: The longest client context, bytes of base64 (Invoke API, X-Amz-Client-Context).
 CLIENT_CONTEXT_LIMIT = 3583
 #: AWS's limits, seconds: init with the before-snapshot hooks; restore with the after-restore hooks; a function.

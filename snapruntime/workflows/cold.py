@@ -10,7 +10,7 @@ from typing import Self
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.interpreter import inspect
 from snapruntime.mechanisms.process import Spawner, SpawnerError
-from snapruntime.values.errors import RestoreError
+from snapruntime.values.errors import HostError, RestoreError
 from snapruntime.values.model import Function
 from snapruntime.workflows.environment import ON_DEMAND
 from snapruntime.workflows.instance import Instance
@@ -27,9 +27,11 @@ class ColdStarter:
         self._sandbox = sandbox_for(function, self._interpreter.folders, f"cold-{uuid.uuid4().hex[:12]}")
         try:
             spawner.run(self._sandbox.prepare(None))
-        except SpawnerError as error:
+        except BaseException as error:
             self.close()
-            raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+            if isinstance(error, SpawnerError):
+                raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+            raise
 
     def start(self, *, requested: float | None = None, sink: LogSink | None = None) -> Instance:
         """Start a process and let it initialise.
@@ -69,7 +71,7 @@ class ColdStarter:
 
     def close(self) -> None:
         """Take down the sandbox. Processes must have been closed."""
-        with contextlib.suppress(SpawnerError):
+        with contextlib.suppress(SpawnerError, HostError, OSError):
             self._spawner.run(self._sandbox.discard())
 
     def __enter__(self) -> Self:

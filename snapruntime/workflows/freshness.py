@@ -110,7 +110,7 @@ def record_inputs(files: Iterable[str], search_path: Iterable[str], since_ns: in
                 return None
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
+        except (OSError, ValueError):  # The latter for a name that can be none; the function sends them.
             return None
         changed = max(status.st_mtime_ns, status.st_ctime_ns) >= since_ns
         return path, [*_marks(status), _UNSETTLED if changed else digest]

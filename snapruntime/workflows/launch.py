@@ -141,7 +141,7 @@ def wire_list(body: bytes) -> list[str]:
     """The list of paths in a `ready` message; an ill-formed one counts as empty."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
 

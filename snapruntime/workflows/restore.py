@@ -15,7 +15,7 @@ from snapruntime.mechanisms.mapped import MEMORY, MEMORY_KEY
 from snapruntime.mechanisms.process import Spawner, SpawnerError
 from snapruntime.mechanisms.sandbox import Sandbox
 from snapruntime.mechanisms.store import IMAGES, TMP, Store, StoredSnapshot
-from snapruntime.values.errors import FunctionError, RestoreError
+from snapruntime.values.errors import FunctionError, HostError, RestoreError
 from snapruntime.values.host import Criu
 from snapruntime.values.model import RESTORE_LIMIT_S, Function
 from snapruntime.worker import wire
@@ -79,10 +79,13 @@ class Snapshot:
         try:
             spawner.run(sandbox.prepare(str(stored.folder / TMP)))
             self._points = spawner.mounts(sandbox.root)
-        except SpawnerError as error:
+        except BaseException as error:
             self._close_files()
-            spawner.run(sandbox.discard())
-            raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+            with contextlib.suppress(SpawnerError, HostError, OSError):
+                spawner.run(sandbox.discard())
+            if isinstance(error, SpawnerError):
+                raise RestoreError(f"The surroundings of the function could not be made: {error.message}") from error
+            raise
 
     def restore(
         self, *, requested: float | None = None, request_id: str | None = None, sink: LogSink | None = None

@@ -38,7 +38,7 @@ def _read_until(process: subprocess.Popen[bytes], marker: bytes) -> bytes:
         (["waits.py", "--rebuild"], b"INIT_REPORT", [signal.SIGINT], 130),
         (["waits.py"], b"RESTORE_START", [signal.SIGINT], 130),
         (["waits.py"], b"handler is waiting", [signal.SIGINT], 130),
-        (["waits.py"], b"handler is waiting", [signal.SIGINT, signal.SIGINT, signal.SIGTERM], 130),
+        (["waits.py"], b"handler is waiting", [signal.SIGINT] * 3, 130),
         (["waits.py"], b"handler is waiting", [signal.SIGTERM], 143),
         (["waits.py"], b"handler is waiting", [signal.SIGHUP], 129),
         (["waits.py", "-n", "4", "--concurrency", "3"], b" snapshot", [signal.SIGINT], 130),
