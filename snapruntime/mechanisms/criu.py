@@ -7,6 +7,7 @@ that is missing can make CRIU hang instead of fail.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from snapruntime.mechanisms.process import Process, Spawner
+from snapruntime.mechanisms.process import Process, Spawner, SpawnerError
 from snapruntime.mechanisms.spawner import host_path
 from snapruntime.values.errors import HostError, SnapruntimeError
 from snapruntime.values.host import Criu, dotted
@@ -103,6 +104,7 @@ class CriuWorker:
             inherit: descriptors to keep for a restored process, in the order of `restore`'s keys.
         """
         self._criu = criu
+        self._spawner = spawner
         self._log_fd = os.memfd_create("criu-log", os.MFD_CLOEXEC)
         fds = {_LOG_FD: self._log_fd, _IMAGES_FD: images_fd}
         fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
@@ -219,17 +221,21 @@ class CriuWorker:
             data = b""
         if data is None:
             self._process.kill()
-            raise CriuError(f"CRIU did not finish the {what} in time and was stopped", self.error_lines(), self.log())
+            raise self._failed(f"CRIU did not finish the {what} in time and was stopped")
         if not data:
             ended = self._process.wait(5.0)
-            raise CriuError(
-                f"CRIU {dotted(self._criu.version)} ended during the {what} ({ended})", self.error_lines(), self.log()
-            )
+            raise self._failed(f"CRIU {dotted(self._criu.version)} ended during the {what} ({ended})")
         response = import_pycriu(self._criu).rpc.criu_resp()
         response.ParseFromString(data)
         if not response.success:
-            raise CriuError(f"CRIU {dotted(self._criu.version)} refused the {what}", self.error_lines(), self.log())
+            raise self._failed(f"CRIU {dotted(self._criu.version)} refused the {what}")
         return response
+
+    def _failed(self, message: str) -> CriuError:
+        """The error to raise, once nothing is left of what CRIU was at: half-restored processes, helpers of its own."""
+        with contextlib.suppress(SpawnerError, OSError, TimeoutError):
+            self._spawner.sweep(os.fstat(self._log_fd).st_ino)
+        return CriuError(message, self.error_lines(), self.log())
 
     def log(self) -> str:
         """All that CRIU has logged so far."""

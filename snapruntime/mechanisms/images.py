@@ -15,11 +15,39 @@ def half_connections(criu: Criu, images: Path) -> list[tuple[int, int]]:
     CRIU saves such a socket without complaint when it is told that some sockets are external, as ours is, and only
     the restore fails ("Peer unresolved"). A socket declared external has an entry for its other end.
     """
-    with open(images / "files.img", "rb") as file:
-        entries: list[dict[str, Any]] = import_pycriu(criu).images.load(file)["entries"]
-    sockets = [entry["usk"] for entry in entries if entry["type"] == "UNIXSK"]
+    sockets = [entry["usk"] for entry in _open_files(criu, images) if entry["type"] == "UNIXSK"]
     known = {socket["ino"] for socket in sockets}
     return [(socket["ino"], socket["peer"]) for socket in sockets if socket["peer"] and socket["peer"] not in known]
+
+
+def _open_files(criu: Criu, images: Path) -> list[dict[str, Any]]:
+    with open(images / "files.img", "rb") as file:
+        entries: list[dict[str, Any]] = import_pycriu(criu).images.load(file)["entries"]
+    return entries
+
+
+def rearm_timers(criu: Criu, images: Path) -> None:
+    """Let periodic timerfds that have ticked unread go on in the copies.
+
+    The kernel stops such a timer until its ticks are read, and says that no time is left. CRIU restores just that,
+    and a timer set to no time never ticks again. The shortest time does what reading would have done.
+
+    Raises:
+        UnknownImageError: the image cannot be written back as it was.
+    """
+    if not any(_is_stopped(entry) for entry in _open_files(criu, images)):
+        return
+    document = load(criu, images / "files.img")
+    for entry in filter(_is_stopped, document["entries"]):
+        entry["tfd"]["vnsec"] = 1
+    dump(criu, document, images / "files.img")
+
+
+def _is_stopped(entry: dict[str, Any]) -> bool:
+    timer = entry.get("tfd")
+    return bool(
+        timer and timer["ticks"] and (timer["isec"] or timer["insec"]) and not (timer["vsec"] or timer["vnsec"])
+    )
 
 
 class UnknownImageError(Exception):

@@ -265,13 +265,9 @@ class Spawner:
         self._await_start()
         return Path(f"/proc/{self._process.pid}/root{inside}")
 
-    def sweep(self, name: str) -> None:
-        """Kill what a failed restore may have left, known by a descriptor it holds.
-
-        Args:
-            name: as /proc/PID/fd shows it, `socket:[INODE]`.
-        """
-        with self._request({"op": "sweep", "name": name}) as line:
+    def sweep(self, inode: int) -> None:
+        """Kill what a CRIU that failed may have left, known by a memfd that it holds: that of CRIU's log."""
+        with self._request({"op": "sweep", "inode": inode}) as line:
             _receive(line, REQUEST_DEADLINE_S)
 
     def close(self) -> None:

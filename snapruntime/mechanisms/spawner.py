@@ -20,8 +20,8 @@ Requests:
                                                        then {"exit": STATUS, "maxrss_kb": N}, or {"error": {...}}
                                                        where exec failed
   {"op": "adopt", "pid": N}                         -> as spawn, for a process that CRIU made our child
-  {"op": "sweep", "name": NAME}                     -> {"ok": true}; kills children that nobody adopted and which hold
-                                                       NAME (`socket:[INODE]`): what a failed restore left
+  {"op": "sweep", "inode": N}                       -> {"ok": true}; kills children that nobody adopted and which hold
+                                                       the memfd N (CRIU's log): what a CRIU that failed left
 """
 
 from __future__ import annotations
@@ -153,6 +153,14 @@ def _fork_in_pid_namespace(request: dict[str, Any], fds: list[int], line: Line) 
     return int(answer)
 
 
+def _memfd_inode(path: str) -> int | None:
+    """Which memfd the descriptor at `path` is; None where it is something else, or closed meanwhile."""
+    try:
+        return os.stat(path).st_ino if os.readlink(path).startswith("/memfd:") else None
+    except OSError:
+        return None
+
+
 class Spawner:
     """The loop: requests, deaths of children, hang-ups of lines. Each is an event of one poll object."""
 
@@ -230,7 +238,7 @@ class Spawner:
             case "adopt":
                 self._adopt(request["pid"], line)
             case "sweep":
-                self._sweep(request["name"])
+                self._sweep(request["inode"])
                 _send(line, {"ok": True})
             case op:
                 raise ValueError(f"unknown request {op!r}")
@@ -271,14 +279,16 @@ class Spawner:
         with open("/proc/self/task/1/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]
 
-    def _sweep(self, name: str) -> None:
-        """Kill what a failed restore left: such a process still holds what CRIU was to give it."""
+    def _sweep(self, inode: int) -> None:
+        """Kill what a CRIU that failed left: such a process still holds CRIU's log, which it has until it is restored.
+
+        (What CRIU is to hand to it, it has only late: before that CRIU keeps it in a socket of its own.)
+        """
         for pid in self._children():
             if pid in self.processes:
                 continue
             with contextlib.suppress(OSError):
-                folder = f"/proc/{pid}/fd"
-                if any(os.readlink(f"{folder}/{fd}") == name for fd in os.listdir(folder)):
+                if any(_memfd_inode(f"/proc/{pid}/fd/{fd}") == inode for fd in os.listdir(f"/proc/{pid}/fd")):
                     os.kill(pid, signal.SIGKILL)
 
     def _forget(self, pid: int) -> Line:

@@ -14,7 +14,7 @@ from typing import Any
 
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker
-from snapruntime.mechanisms.images import half_connections
+from snapruntime.mechanisms.images import UnknownImageError, half_connections, rearm_timers
 from snapruntime.mechanisms.interpreter import inspect
 from snapruntime.mechanisms.mapped import CannotMapError, map_memory
 from snapruntime.mechanisms.process import Spawner, SpawnerError, host_pids
@@ -114,6 +114,10 @@ def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mo
         for inode, peer in half_connections(criu, images):
             signal.pidfd_send_signal(worker.process.pidfd, signal.SIGCONT)
             raise explain_half_connection(inode, peer, worker)
+        try:
+            rearm_timers(criu, images)
+        except UnknownImageError as error:
+            raise SnapshotError(f"A timer of the function would stand still in its copies: {error}") from error
     finally:
         os.close(folder)
 

@@ -187,8 +187,6 @@ class Snapshot:
             )
             launched = Launched(prepared.ends, self._spawner.adopt(pid), sink)
         except BaseException:
-            with contextlib.suppress(SpawnerError, OSError):
-                self._spawner.sweep(prepared.ends.identities()[0])
             self._give_up(prepared)
             raise
         # While this CRIU was about, the spawner left its children to be adopted.
