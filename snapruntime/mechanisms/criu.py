@@ -166,6 +166,7 @@ class CriuWorker:
         mounts: Sequence[ExternalMount],
         inherited: Sequence[str],
         deadline: float,
+        folded_mounts: bool = False,
         log_level: int = 1,
     ) -> int:
         """Bring the images to life as the spawner's child; return its PID as the spawner sees it.
@@ -175,6 +176,7 @@ class CriuWorker:
             mounts: where the other mounts come from.
             inherited: CRIU's keys (`socket:[INODE]`, …) of the descriptors given as `inherit`, in that order.
             deadline: `time.monotonic()` at which CRIU is given up.
+            folded_mounts: the mounts below `root` come with it (`snapruntime.mechanisms.lean.fold_mounts`).
             log_level: 1 logs errors only. 4 logs all, and costs milliseconds.
 
         Raises:
@@ -184,6 +186,7 @@ class CriuWorker:
         request = self._request(rpc, rpc.RESTORE, log_level=log_level, deadline=deadline)
         request.opts.root = root
         request.opts.rst_sibling = True
+        request.opts.mntns_compat_mode = folded_mounts
         request.opts.external.extend(f"mnt[{mount.key}]:{mount.source}" for mount in mounts)
         for index, key in enumerate(inherited):
             request.opts.inherit_fd.add(key=key, fd=FIRST_INHERITED_FD + index)

@@ -19,13 +19,14 @@ import base64
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from snapruntime.mechanisms import guard
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
+from snapruntime.mechanisms.lean import fold_mounts, forget_build_ids
 from snapruntime.values.host import Criu
 
 #: The memory file's name in the folder of the images; its name for CRIU, and the key it is handed over by.
@@ -81,7 +82,9 @@ class Piece:
     file: tuple[int, int, int] | None = None
 
 
-def map_memory(criu: Criu, images: Path, host_pids: Callable[[int], int | None]) -> dict[str, Any]:
+def map_memory(
+    criu: Criu, images: Path, host_pids: Callable[[int], int | None], own_mounts: Collection[str]
+) -> dict[str, Any]:
     """Rewrite the images in the folder `images`; returns facts for the manifest.
 
     The processes must still be there, stopped: the files they map are read by way of them.
@@ -90,6 +93,7 @@ def map_memory(criu: Criu, images: Path, host_pids: Callable[[int], int | None])
         criu: what wrote the images.
         images: their folder; only whole sets of images ever stand under its name.
         host_pids: the PID that a process of the images has here.
+        own_mounts: the mount points that are another mount in each copy.
 
     Raises:
         CannotMapError: nothing was changed; says why.
@@ -100,7 +104,7 @@ def map_memory(criu: Criu, images: Path, host_pids: Callable[[int], int | None])
     work = images.with_name(f"{images.name}.mapped")
     work.mkdir(mode=0o700)
     try:
-        facts = _Rewriting(criu, images, work, host_pids).run()
+        facts = _Rewriting(criu, images, work, host_pids).run(own_mounts)
         for path in images.iterdir():
             if not (work / path.name).exists():
                 os.link(path, work / path.name)
@@ -139,18 +143,31 @@ class _Rewriting:
     def _dump(self, document: dict[str, Any], name: str) -> None:
         dump(self._criu, document, self._work / name)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, own_mounts: Collection[str]) -> dict[str, Any]:
         processes = [entry for entry in self._load("pstree.img")["entries"] if self._has_memory(entry["pid"])]
         with open(self._work / MEMORY, "wb") as memory:
             for process in processes:
                 self._move(process["pid"], process["threads"], memory)
             size = memory.tell()
         (self._work / MEMORY).chmod(0o400)
+        folded = self._leave_out(own_mounts)
         self._dump(self._files, "files.img")
         if self._filters:  # pycriu cannot write an empty list.
             self._seccomp["entries"][0]["seccomp_filters"] = self._filters
             self._dump(self._seccomp, "seccomp.img")
-        return {"bytes": size, "guarded": self._guarded}
+        return {"bytes": size, "guarded": self._guarded, "folded_mounts": folded}
+
+    def _leave_out(self, own_mounts: Collection[str]) -> bool:
+        """What each restore would do again; see `snapruntime.mechanisms.lean`."""
+        forget_build_ids(self._files)
+        names = [path.name for path in self._images.glob("mountpoints-*.img")]
+        if len(names) != 1:
+            return False
+        mounts = self._load(names[0])
+        folded = fold_mounts(mounts, self._files, own_mounts)
+        if folded:
+            self._dump(mounts, names[0])
+        return folded
 
     def _has_memory(self, pid: int) -> bool:
         return (self._images / f"mm-{pid}.img").exists()  # A zombie has none.

@@ -74,6 +74,11 @@ class Sandbox:
         """Where the snapshot's /tmp is, in the spawner's mount namespace."""
         return f"{ROOM}/{self.name}/tmp"
 
+    @property
+    def own_mounts(self) -> list[str]:
+        """The mount points that are another mount in each copy."""
+        return ["/tmp", "/proc", *(bind.path for _, bind in self._late_binds)]
+
     def _late(self, index: int) -> str:
         return f"{ROOM}/{self.name}/late/{index}"
 
@@ -171,12 +176,13 @@ class Sandbox:
         """The mounts that CRIU is handed: all but the root and /proc.
 
         Args:
-            found: the mount points at and below `root`, in the spawner's mount namespace.
+            found: the mount points at and below `root`, in the spawner's mount namespace; none where they come with
+                the root.
             copy: the copy they are for; None at the checkpoint.
         """
-        sources = [(path.removeprefix(self.root), path) for path in found if path != self.root]
-        sources.append(("/tmp", self.lower if copy is None else f"{self._copy(copy)}/tmp"))
+        sources = [("/tmp", self.lower if copy is None else f"{self._copy(copy)}/tmp")]
         sources += [(bind.path, source) for source, bind in self._late_binds]
+        sources += [(path.removeprefix(self.root), path) for path in found if path != self.root]
         return [ExternalMount(f"mount-{number}", point, source) for number, (point, source) in enumerate(sources)]
 
 

@@ -33,7 +33,7 @@ from typing import Any
 from snapruntime.values.errors import DamagedSnapshotError, HostError, SnapshotError
 from snapruntime.values.model import TMP_LIMIT
 
-FORMAT = 1
+FORMAT = 2
 #: Snapshots kept per slot: who goes back and forth between two settings finds both again.
 KEEP = 3
 

@@ -65,7 +65,8 @@ def take_snapshot(
             mounts = sandbox.mounts(spawner.mounts(sandbox.root))
             with launch(spawner, sandbox, function, interpreter, SNAP_START, sink) as worker:
                 initialised(worker.ready["init_ms"] + worker.ready["before_hooks_ms"])
-                files = {*worker.files, *_mapped_files(worker.process.pid), interpreter.executable}
+                mapped = _mapped_files(worker.process.pid)
+                files = {*worker.files, *mapped, interpreter.executable}
                 files |= {os.path.join(folder, "..", "pyvenv.cfg") for folder in (os.path.dirname(function.python),)}
                 with ThreadPoolExecutor(1) as pool:
                     inputs = pool.submit(record_inputs, files, (function.task_root, *interpreter.search_path), began_ns)
@@ -74,12 +75,13 @@ def take_snapshot(
                     dump_ms = (time.monotonic() - started) * 1000
                     memory = {"mapped": False, "reason": "plain images were asked for"}
                     if not plain_images:
-                        memory = _map_memory(criu, worker, staged / IMAGES)
+                        memory = _map_memory(criu, worker, staged / IMAGES, sandbox.own_mounts)
                 manifest = {
                     "wire": WIRE_VERSION,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     "identity": identity_of(function, criu, plain_images=plain_images),
                     "inputs": inputs.result(),
+                    "mapped_files": sorted(mapped),
                     "channel": list(worker.channel_names),
                     "memory": memory,
                     "interpreter": {"version": list(interpreter.version), "folders": list(interpreter.folders)},
@@ -122,10 +124,10 @@ def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mo
         os.close(folder)
 
 
-def _map_memory(criu: Criu, worker: Launched, images: Path) -> dict[str, Any]:
+def _map_memory(criu: Criu, worker: Launched, images: Path, own_mounts: list[str]) -> dict[str, Any]:
     """Let copies map their memory instead of reading it; says why where that cannot be."""
     try:
-        return {"mapped": True, **map_memory(criu, images, host_pids(worker.process.pid).get)}
+        return {"mapped": True, **map_memory(criu, images, host_pids(worker.process.pid).get, own_mounts)}
     except CannotMapError as reason:
         return {"mapped": False, "reason": str(reason)}
     except OSError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snapruntime.mechanisms.sandbox import RUNTIME_FOLDER
+from snapruntime.values.errors import RestoreError
 from snapruntime.values.host import Criu, dotted
 from snapruntime.values.model import Function
 
@@ -144,6 +145,34 @@ def input_changes(inputs: dict[str, Any]) -> list[str]:
         if _names_in(folder) != names:
             changes.append(f"modules were added to or removed from {folder}")
     return changes
+
+
+class MappedFiles:
+    """The files that a snapshot's process has mapped, and which each copy maps again."""
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        """To be called right after `input_changes` found none."""
+        self._seen = {path: _marks_of(path) for path in manifest["mapped_files"] if path in manifest["inputs"]["files"]}
+
+    def check(self) -> None:
+        """Look whether they are the files of before; about 2 µs each.
+
+        Raises:
+            RestoreError: one is not. Code and data of two versions in one process would go wrong in any way.
+        """
+        for path, marks in self._seen.items():
+            if _marks_of(path) != marks:
+                raise RestoreError(
+                    f"{path} is not the file any more that the snapshot's process has mapped.",
+                    hint="The snapshot must be made anew: run again, or open it again with Runtime.snapshot.",
+                )
+
+
+def _marks_of(path: str) -> list[int] | None:
+    try:
+        return _marks(os.stat(path))
+    except OSError:
+        return None
 
 
 def _marks(status: os.stat_result) -> list[int]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from snapruntime.mechanisms.process import SpawnerError
+from snapruntime.values.errors import SnapruntimeError
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class Ready(Generic[T]):
                 continue
             try:
                 made = self._make()
-            except (SpawnerError, OSError):
+            except (SnapruntimeError, OSError):
                 with self._changed:
                     self._count, self._making = 0, False
                     self._changed.notify_all()

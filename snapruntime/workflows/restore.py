@@ -19,6 +19,7 @@ from snapruntime.values.errors import FunctionError, HostError, RestoreError
 from snapruntime.values.host import Criu
 from snapruntime.values.model import RESTORE_LIMIT_S, Function
 from snapruntime.worker import wire
+from snapruntime.workflows.freshness import MappedFiles
 from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
 from snapruntime.workflows.ready import Ready
@@ -74,11 +75,13 @@ class Snapshot:
         self._criu = criu
         self._function = function
         self._sandbox = sandbox
+        self._mapped_files = MappedFiles(stored.manifest)
+        self._folded_mounts = bool(stored.manifest["memory"].get("folded_mounts"))
         self._images = os.open(stored.folder / IMAGES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._memory = os.open(stored.folder / IMAGES / MEMORY, os.O_RDONLY | os.O_CLOEXEC) if self.mapped else -1
         try:
             spawner.run(sandbox.prepare(str(stored.folder / TMP)))
-            self._points = spawner.mounts(sandbox.root)
+            self._points = [] if self._folded_mounts else spawner.mounts(sandbox.root)
         except BaseException as error:
             self._close_files()
             with contextlib.suppress(SpawnerError, HostError, OSError):
@@ -142,12 +145,17 @@ class Snapshot:
     def _prepare(self) -> _Prepared:
         copy = uuid.uuid4().hex[:12]
         ends = ChannelEnds()
+        criu: CriuWorker | None = None
         try:
-            self._spawner.run(self._sandbox.prepare_copy(copy))
             inherit = [ends.far_control.fileno(), ends.far_log, *([self._memory] if self.mapped else [])]
+            # First, since the program and its libraries are loaded while we do the rest.
             criu = CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
+            self._spawner.run(self._sandbox.prepare_copy(copy))
+            self._mapped_files.check()
             return _Prepared(copy, ends, criu, self._sandbox.mounts(self._points, copy))
         except BaseException:
+            if criu is not None:
+                criu.close()
             ends.close()
             self._discard(copy)
             raise
@@ -183,6 +191,7 @@ class Snapshot:
                 mounts=prepared.mounts,
                 inherited=[*self.stored.manifest["channel"], *([MEMORY_KEY] if self.mapped else [])],
                 deadline=deadline,
+                folded_mounts=self._folded_mounts,
                 log_level=log_level,
             )
             launched = Launched(prepared.ends, self._spawner.adopt(pid), sink)

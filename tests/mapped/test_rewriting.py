@@ -183,7 +183,7 @@ def test_the_unknown_keeps_all_images_as_they_are(runtime: Runtime, plain_images
         before = digests(plain_images)
         assert before != kept
         with pytest.raises(CannotMapError, match=reason):
-            map_memory(runtime.criu, plain_images, lambda _: None)
+            map_memory(runtime.criu, plain_images, lambda _: None, ["/tmp", "/proc"])
         assert digests(plain_images) == before
         assert os.listdir(plain_images.parent) == ["images"]
         for path, content in contents.items():
@@ -224,7 +224,7 @@ def test_a_page_size_of_64_kib(runtime: Runtime, plain_images: Path, monkeypatch
     sysconf = os.sysconf
     monkeypatch.setattr(os, "sysconf", lambda name: large if name == "SC_PAGE_SIZE" else sysconf(name))
 
-    map_memory(runtime.criu, plain_images, lambda _: None)
+    map_memory(runtime.criu, plain_images, lambda _: None, ["/tmp", "/proc"])
 
     files = pycriu.loads((plain_images / "files.img").read_bytes())["entries"]
     (memory_id,) = [entry["id"] for entry in files if entry.get("reg", {}).get("name") == MEMORY_NAME]

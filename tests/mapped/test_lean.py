@@ -1,0 +1,87 @@
+"""What is left out of the images: what CRIU no longer looks at must still be noticed, and mounts still be there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+from support import Write
+
+from snapruntime import RestoreError, Runtime
+from snapruntime.mechanisms.criu import import_pycriu
+
+MOUNTS = """
+    import os
+    def handler(event, context):
+        with open("/proc/self/mountinfo") as file:
+            return [line.split()[4:6] for line in file]
+"""
+
+
+def test_mounts_come_with_the_root(runtime: Runtime, write: Write) -> None:
+    """A copy has the mounts, with their flags, that a fresh process has: folded or restored one by one."""
+    function = write(MOUNTS)
+    found = []
+    with runtime.cold(function) as cold, cold.start() as instance:
+        found.append(instance.invoke({}).result)
+    for plain in (False, True):
+        with runtime.snapshot(function, rebuild=True, plain_images=plain) as snapshot, snapshot.restore() as copy:
+            assert bool(snapshot.stored.manifest["memory"].get("folded_mounts")) is not plain
+            found.append(copy.invoke({}).result)
+    fresh, folded, one_by_one = (sorted((point, "ro" in flags.split(",")) for point, flags in one) for one in found)
+    assert fresh == folded == one_by_one
+    assert ["/usr", True] in [[point, read_only] for point, read_only in folded]
+
+
+def test_an_inotify_watch_keeps_the_mounts_known_to_criu(runtime: Runtime, write: Write) -> None:
+    function = write("""
+        import ctypes, os, tempfile
+        c = ctypes.CDLL(None)
+        f = c.inotify_init()
+        c.inotify_add_watch(f, b"/tmp", 0x100)
+        def handler(event, context):
+            tempfile.mkstemp()
+            return len(os.read(f, 4096)) > 16
+    """)
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert snapshot.mapped
+        assert not snapshot.stored.manifest["memory"]["folded_mounts"]
+        assert copy.invoke({}).result is True
+
+
+def test_a_mapped_library_that_is_replaced(runtime: Runtime, write: Write) -> None:
+    """CRIU compares sizes only, the build-IDs being left out; another file of the same size must be noticed as well."""
+    name = f"array{sysconfig.get_config_var('EXT_SUFFIX')}"
+    source = Path(sysconfig.get_path("stdlib")) / "lib-dynload" / name
+    function = write("import ours_array\ndef handler(event, context): return len(ours_array.array('i', [1, 2]))")
+    library = Path(function.task_root) / "ours_array.py"
+    library.write_text(
+        "import importlib.util, os\n"
+        f"spec = importlib.util.spec_from_file_location('array', os.path.join(os.path.dirname(__file__), {name!r}))\n"
+        "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\narray = module.array\n"
+    )
+    library.chmod(0o644)
+    mapped = Path(function.task_root) / name
+    shutil.copyfile(source, mapped)
+    mapped.chmod(0o755)
+    with runtime.snapshot(function) as snapshot:
+        files = import_pycriu(runtime.criu).images.loads((snapshot.stored.folder / "images" / "files.img").read_bytes())
+        assert not [entry for entry in files["entries"] if "build_id" in entry.get("reg", {})]
+        with snapshot.restore() as copy:
+            assert copy.invoke({}).result == 2
+        other = mapped.with_suffix(".new")
+        other.write_bytes(mapped.read_bytes()[:-1] + b"!")
+        other.chmod(0o755)
+        os.rename(other, mapped)
+        with pytest.raises(RestoreError, match="is not the file any more"):
+            snapshot.restore()
+        snapshot.keep_ready(1)
+        snapshot.wait_ready()
+        with pytest.raises(RestoreError, match="is not the file any more"):
+            snapshot.restore()
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert mapped.name in snapshot.reason
+        assert copy.invoke({}).result == 2
