@@ -68,15 +68,18 @@ def inspect(executable: str) -> Interpreter:
     """
     try:
         # Isolated, as the worker's environment will be too: no PYTHON* variables, no packages of one user's.
-        done = subprocess.run(
-            [executable, "-I", "-c", _QUESTION],
-            cwd="/",
-            env={"PATH": os.defpath},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_DEADLINE_S,
-            check=True,
-        )
+        with open(
+            os.devnull, "rb"
+        ) as nothing:  # Opened by Popen, it would stay open where descriptors run out (3.11.2).
+            done = subprocess.run(
+                [executable, "-I", "-c", _QUESTION],
+                cwd="/",
+                env={"PATH": os.defpath},
+                stdin=nothing,
+                capture_output=True,
+                timeout=_DEADLINE_S,
+                check=True,
+            )
         version, name, prefixes, search_path = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         if isinstance(error, OSError) and error.errno in _OUR_OWN_WANT:

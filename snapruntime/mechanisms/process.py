@@ -157,7 +157,8 @@ class Spawner:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-m", "snapruntime.mechanisms.spawner", str(theirs.fileno())],
+                    # -P: without it the current folder, which may be a function's, comes before the standard library.
+                    [sys.executable, "-P", "-S", "-m", "snapruntime.mechanisms.spawner", str(theirs.fileno())],
                     env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[2])},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -308,3 +308,15 @@ def test_the_supervisors_own_threads_and_signals_are_left_alone(runtime: Runtime
         copy.invoke({})
     assert threading.active_count() == threads
     assert os.getpid() == psutil.Process().pid
+
+
+def test_the_spawner_runs_no_code_of_the_current_folder(
+    criu_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is root: a `json.py` beside a handler is the function's, and must not come before the standard library."""
+    for name in ("json", "socket", "select", "snapruntime"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    with Runtime(criu_home):
+        pass
+    assert not (tmp_path / "ran").exists()
