@@ -68,9 +68,8 @@ def inspect(executable: str) -> Interpreter:
     """
     try:
         # Isolated, as the worker's environment will be too: no PYTHON* variables, no packages of one user's.
-        with open(
-            os.devnull, "rb"
-        ) as nothing:  # Opened by Popen, it would stay open where descriptors run out (3.11.2).
+        # Opened by Popen, as DEVNULL is, it would stay open where descriptors run out (Python 3.11.2).
+        with open(os.devnull, "rb") as nothing:
             done = subprocess.run(
                 [executable, "-I", "-c", _QUESTION],
                 cwd="/",
