@@ -1,0 +1,94 @@
+"""What a run measures, for how long, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from snapruntime.bench import cases
+from snapruntime.bench.document import Cell
+
+#: The ways to answer, in the order of the report, and what they are.
+WAYS = {
+    "python-pass": "`python -c pass` from start to end: no fresh interpreter can answer sooner",
+    "cold-bare": "a fresh interpreter imports the handler and answers; no sandbox",
+    "cold": "a fresh process in the runtime's sandbox imports the handler and answers",
+    "criu": "stock CRIU: `criu restore` of the images as CRIU wrote them",
+    "criu-lazy": "the same with `--lazy-pages`, the page daemon started beforehand",
+    "plain": "the runtime, on demand, with images as CRIU wrote them",
+    "ours": "the runtime, on demand: nothing is prepared ahead",
+    "ours-ready": "the runtime, with CRIU and sandbox prepared ahead of the request",
+    "fork": "os.fork() of the warmed process, outside of any sandbox: the floor",
+}
+#: What answers no workload.
+NO_WORKLOAD = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run measures.
+
+    Attributes:
+        workloads: names of cases.
+        ways: names of WAYS.
+        seed: of the order, and of the events.
+        cell_s: about how long to measure each cell, seconds.
+        least: samples of a cell at least.
+        most: samples of a cell at most.
+        bursts: how many requests at once.
+        busy: the workloads that get bursts and idle copies.
+        idle: how many copies are to wait at once.
+        cold_caches: measure with the page cache dropped too.
+        snapshots: how often each snapshot is made.
+    """
+
+    workloads: tuple[str, ...]
+    ways: tuple[str, ...]
+    seed: int
+    cell_s: float = 7.0
+    least: int = 3
+    most: int = 200
+    bursts: tuple[int, ...] = (8, 24, 100)
+    busy: tuple[str, ...] = ("hello", "pandas")
+    idle: tuple[int, ...] = (1, 10, 100)
+    cold_caches: bool = True
+    snapshots: int = 3
+
+
+#: What --quick leaves of it.
+QUICK_WORKLOADS = ("hello", "pandas", "memory-64", "memory-1024")
+
+
+def full(workloads: tuple[str, ...], ways: tuple[str, ...], seed: int) -> Plan:
+    """About 20 minutes on 2 cores."""
+    return Plan(workloads or cases.NAMES, ways or tuple(WAYS), seed)
+
+
+def quick(workloads: tuple[str, ...], ways: tuple[str, ...], seed: int) -> Plan:
+    """Less than 3 minutes on 2 cores."""
+    return Plan(
+        workloads or QUICK_WORKLOADS,
+        ways or tuple(WAYS),
+        seed,
+        cell_s=1.5,
+        most=100,
+        bursts=(8, 24),
+        busy=("pandas",),
+        snapshots=1,
+    )
+
+
+def enough(plan: Plan, cost_s: float) -> int:
+    """How many samples a cell gets that costs `cost_s` seconds each."""
+    return max(plan.least, min(plan.most, int(plan.cell_s / cost_s)))
+
+
+def interleaved(counts: Mapping[Cell, int], draw: random.Random) -> list[Cell]:
+    """The order of all samples: each cell's are spread evenly over the whole run, at random within their turn.
+
+    So whatever drifts or disturbs while the run goes on, does so to every cell alike. Cells with as many samples are
+    taken round-robin, each round in another order.
+    """
+    places = [((turn + draw.random()) / count, cell) for cell, count in sorted(counts.items()) for turn in range(count)]
+    return [cell for _, cell in sorted(places)]

@@ -1,0 +1,378 @@
+"""A run: makes the snapshots, warms up, measures in the plan's order, and keeps every sample."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from snapruntime import HostError, Runtime, Snapshot, SnapruntimeError
+from snapruntime.bench import host, plan, sample
+from snapruntime.bench.cases import CASES, MIB, Case
+from snapruntime.bench.document import FORMAT, Cell, Samples
+from snapruntime.bench.idle import measure_idle
+from snapruntime.bench.stock import Stock
+from snapruntime.bench.ways import Cold, ColdBare, Fork, Pass, Restored, Way, WayError
+
+#: Is told what is done, how much of it is over, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+_BURST_WAYS = ("cold", "criu", "criu-lazy", "ours", "ours-ready", "fork")
+_IDLE_WAYS = ("cold", "criu", "ours", "fork")
+#: A burst that would take longer than so many times what a cell may is left out.
+_TOO_LONG = 3.0
+_MOST_BURSTS = 20
+_MOST_COLD_CACHES = 10
+#: After so many failures a cell is given up.
+_FAILURES = 3
+
+
+class Stopped(Exception):
+    """The run was asked to end before its time."""
+
+
+class Run:
+    """One run. `go` does it; `stop` may be called from another thread, `content` at any time.
+
+    Attributes:
+        samples: all there are so far.
+        notes: what was left out, and why.
+        failures: requests that got no answer.
+    """
+
+    def __init__(self, the_plan: plan.Plan, command: str, progress: Progress) -> None:
+        self.samples = Samples()
+        self.notes: list[str] = []
+        self.failures: list[str] = []
+        self._plan = the_plan
+        self._command = command
+        self._progress = progress
+        self._draw = random.Random(the_plan.seed)
+        self._stop = threading.Event()
+        self._runtime: Runtime | None = None
+        self._room = Path()
+        self._host: Mapping[str, Any] = {}
+        self._phase = "starting"
+        self._began = datetime.now(UTC)
+        self._load = host.load()
+        self._cases = [case for case in CASES if case.name in the_plan.workloads]
+        self._of = {case.name: case for case in self._cases} | {plan.NO_WORKLOAD: _NOTHING}
+        self._ways: dict[Cell, Way] = {}
+        self._cost: dict[Cell, float] = {}
+        self._given_up: dict[Cell, int] = {}
+
+    def go(self, home: Path) -> None:
+        """Measure.
+
+        Args:
+            home: the data folder; snapshots are made in a folder `bench` in it, which is removed in the end.
+
+        Raises:
+            Stopped: `stop` was called.
+            FunctionError: a response was wrong.
+            HostError: this host cannot do it.
+        """
+        with _room(home) as room, ExitStack() as stack, Runtime(room) as self._runtime:
+            self._host = host.describe(self._runtime, room)
+            self._room = room
+            try:
+                self._measure(stack)
+            except (SnapruntimeError, WayError, OSError):
+                if not self._stop.is_set():
+                    raise
+                raise Stopped from None  # It failed because all is being closed.
+            finally:
+                # Copies and sandboxes go before the runtime does.
+                stack.close()
+        self._phase = "complete"
+
+    def _measure(self, stack: ExitStack) -> None:
+        self._prepare(stack)
+        counts = self._warm_up()
+        order = plan.interleaved(counts, self._draw)
+        self._phase = "measuring"
+        for done, cell in enumerate(order):
+            self._tell(f"Measuring: {cell}", done, len(order))
+            self._take(cell)
+        self._idle()
+        if self._plan.cold_caches:
+            self._cold_caches()
+
+    def stop(self) -> None:
+        """End it as soon as possible: what is being waited for is ended too."""
+        self._stop.set()
+        if self._runtime is not None:
+            self._runtime.close()
+
+    def _tell(self, text: str, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._progress(text, done, total)
+
+    # What is made once.
+
+    def _prepare(self, stack: ExitStack) -> None:
+        self._phase = "making snapshots"
+        if "python-pass" in self._plan.ways:
+            self._ways[Cell(plan.NO_WORKLOAD, "python-pass")] = Pass()
+        for done, case in enumerate(self._cases):
+            self._tell(f"Making snapshots: {case.name}", done, len(self._cases))
+            if reason := self._impossible(case):
+                self.notes.append(f"{case.name} was left out: {reason}")
+                continue
+            for name, make in self._makers(case, stack).items():
+                if self._stop.is_set():
+                    raise Stopped
+                try:
+                    self._ways[Cell(case.name, name)] = stack.enter_context(make())
+                except (WayError, SnapruntimeError) as error:
+                    self._does_not_work(Cell(case.name, name), error)
+
+    def _impossible(self, case: Case) -> str:
+        if missing := case.missing():
+            return f"{', '.join(missing)} cannot be imported"
+        # Two sets of images in the page cache, the process to be forked, and copies that read all of it.
+        if 6 * case.mib * MIB > host.available():
+            return "too little memory is free"
+        if 3 * case.mib * MIB > shutil.disk_usage(self._room).free:
+            return "too little room on the disk"
+        return ""
+
+    def _makers(self, case: Case, stack: ExitStack) -> dict[str, Callable[[], Way]]:
+        """How each way of the plan is opened for a workload; snapshots are made when first needed."""
+        runtime = self._runtime
+        assert runtime is not None
+        function = case.function()
+        made: dict[bool, Snapshot] = {}
+
+        def snapshot(*, plain: bool) -> Snapshot:
+            if plain not in made:
+                made[plain] = self._make_snapshot(runtime, case, stack, plain=plain)
+            return made[plain]
+
+        def again() -> Snapshot:
+            snapshot(plain=False)  # Opened twice: what is prepared ahead is one snapshot's, and must not help another's.
+            return stack.enter_context(runtime.snapshot(function))
+
+        makers: dict[str, Callable[[], Way]] = {
+            "ours": lambda: Restored(snapshot(plain=False)),
+            "ours-ready": lambda: Restored(again(), ahead=True),
+            "plain": lambda: Restored(snapshot(plain=True)),
+            "criu": lambda: Stock(snapshot(plain=True)),
+            "criu-lazy": lambda: Stock(snapshot(plain=True), lazy=True),
+            "cold": lambda: Cold(runtime.cold(function)),
+            "cold-bare": lambda: ColdBare(case),
+            "fork": lambda: Fork(case),
+        }
+        return {name: make for name, make in makers.items() if name in self._plan.ways}
+
+    def _make_snapshot(self, runtime: Runtime, case: Case, stack: ExitStack, *, plain: bool) -> Snapshot:
+        times = 1 if case.mib else self._plan.snapshots
+        for left in reversed(range(times)):
+            began = time.perf_counter()
+            snapshot = runtime.snapshot(case.function(), rebuild=True, plain_images=plain)
+            took = (time.perf_counter() - began) * 1000
+            files = [path.stat() for path in snapshot.stored.folder.rglob("*") if path.is_file()]
+            values = {
+                "snapshot": took,
+                "checkpoint": snapshot.stored.manifest["dump_ms"],
+                "image_size": sum(status.st_size for status in files),
+                "image_disk": sum(status.st_blocks for status in files) * 512,
+            }
+            self.samples.add(Cell(case.name, "plain" if plain else "ours", "snapshot"), values)
+            if left:
+                snapshot.close()
+        if not plain and not snapshot.mapped:
+            self.notes.append(f"{case.name}: ours reads its memory instead of mapping it: {snapshot.plain_reason}")
+        return stack.enter_context(snapshot)
+
+    # Warming up, which says what each cell costs, and so how many samples of it there is time for.
+
+    def _warm_up(self) -> dict[Cell, int]:
+        self._phase = "warming up"
+        counts: dict[Cell, int] = {}
+        for done, (cell, way) in enumerate(list(self._ways.items())):
+            self._tell(f"Warming up: {cell}", done, len(self._ways))
+            try:
+                for _ in range(2):
+                    began = time.perf_counter()
+                    way.settle(1)
+                    sample.one(way, self._of[cell.workload], cell.way, self._draw)
+                    self._cost[cell] = time.perf_counter() - began
+                    if self._cost[cell] > self._plan.cell_s:
+                        break
+            except sample.WrongAnswerError:
+                raise
+            except (WayError, SnapruntimeError, OSError) as error:
+                self._does_not_work(cell, error)
+                continue
+            counts[cell] = plan.enough(self._plan, self._cost[cell])
+            for width in self._plan.bursts:
+                self._warm_up_burst(Cell(cell.workload, cell.way, "warm", width), counts)
+        return counts
+
+    def _warm_up_burst(self, cell: Cell, counts: dict[Cell, int]) -> None:
+        alone = Cell(cell.workload, cell.way)
+        if cell.workload not in self._plan.busy or cell.way not in _BURST_WAYS:
+            return
+        cost = self._cost[alone] * cell.concurrency / min(2, os.cpu_count() or 1)
+        if cost > _TOO_LONG * self._plan.cell_s:
+            self.notes.append(f"{cell} was left out: one burst would take {cost:.0f} s")
+            return
+        self._ways[cell] = self._ways[alone]
+        if cost <= self._plan.cell_s:
+            began = time.perf_counter()
+            if not self._take(cell, keep=False):
+                return
+            cost = time.perf_counter() - began
+        counts[cell] = max(1, min(_MOST_BURSTS, int(self._plan.cell_s / cost)))
+
+    def _does_not_work(self, cell: Cell, error: Exception) -> None:
+        if self._stop.is_set():
+            raise Stopped from None
+        self.notes.append(f"{cell} does not work here: {type(error).__name__}: {error}")
+        if (way := self._ways.pop(cell, None)) is not None:
+            way.close()
+
+    # Samples.
+
+    def _take(self, cell: Cell, *, keep: bool = True, ahead: Callable[[], None] = lambda: None) -> bool:
+        """One sample, or burst, of a cell; whether it was answered.
+
+        Args:
+            keep: whether it counts.
+            ahead: is called just before the clock starts.
+        """
+        if self._given_up.get(cell, 0) >= _FAILURES:
+            return False
+        way, case = self._ways[cell], self._of[cell.workload]
+        try:
+            way.settle(cell.concurrency)
+            ahead()
+            if cell.concurrency == 1:
+                taken = [sample.one(way, case, cell.way, self._draw)]
+            else:
+                latencies, rate = sample.burst(way, case, cell.way, self._draw, cell.concurrency)
+                taken = [{"first_answer": latency} for latency in latencies] + [{"rate": rate}]
+        except sample.WrongAnswerError:
+            raise
+        except (WayError, SnapruntimeError, OSError) as error:
+            if self._stop.is_set():
+                raise Stopped from None
+            self.failures.append(f"{cell}: {type(error).__name__}: {error}")
+            self._given_up[cell] = self._given_up.get(cell, 0) + 1
+            return False
+        for values in taken if keep else ():
+            self.samples.add(cell, values)
+        return True
+
+    def _idle(self) -> None:
+        """Memory of copies that wait."""
+        self._phase = "measuring memory"
+        cells = [
+            Cell(cell.workload, cell.way, "idle", count)
+            for cell in list(self._ways)
+            if cell.workload in self._plan.busy and cell.way in _IDLE_WAYS and cell.concurrency == 1
+            for count in self._plan.idle
+        ]
+        for done, cell in enumerate(cells):
+            self._tell(f"Copies that wait: {cell}", done, len(cells))
+            alone = Cell(cell.workload, cell.way)
+            cost = self._cost[alone] * cell.concurrency
+            if cost > 2 * _TOO_LONG * self._plan.cell_s:
+                self.notes.append(f"{cell} was left out: starting so many would take {cost:.0f} s")
+                continue
+            try:
+                measure_idle(self._ways[alone], self._of[cell.workload], cell, self._draw, self.samples, self._check)
+            except sample.WrongAnswerError:
+                raise
+            except (WayError, SnapruntimeError, OSError) as error:
+                self._check()
+                self.failures.append(f"{cell}: {type(error).__name__}: {error}")
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _cold_caches(self) -> None:
+        """Rounds of one sample per cell, the page cache dropped before each."""
+        self._phase = "measuring with cold caches"
+        for cell, way in list(self._ways.items()):
+            if cell.way == "fork":
+                way.close()  # The page cache keeps what a process has mapped.
+                del self._ways[cell]
+        cells = [cell for cell in self._ways if cell.concurrency == 1]
+        dropper = host.CacheDropper(self._room)
+        self.notes.append(f"cold-cache: {dropper.how}")
+        spent = dict.fromkeys(cells, 0.0)
+        for turn in range(_MOST_COLD_CACHES):
+            left = [cell for cell in cells if turn < self._plan.least or spent[cell] < self._plan.cell_s]
+            for done, cell in enumerate(self._draw.sample(left, len(left))):
+                where = Cell(cell.workload, cell.way, "cold-cache")
+                self._tell(f"Cold caches, round {turn + 1}: {where}", done, len(left))
+                self._ways[where] = self._ways[cell]
+                began = time.perf_counter()
+                self._take(where, ahead=dropper.drop)
+                spent[cell] += time.perf_counter() - began
+
+    def content(self) -> dict[str, Any]:
+        """The document, as far as the run has come."""
+        return {
+            "format": FORMAT,
+            "command": self._command,
+            "seed": self._plan.seed,
+            "complete": self._phase == "complete",
+            "phase": self._phase,
+            "began": self._began.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "load": {"start": self._load, "end": host.load()},
+            "host": dict(self._host),
+            "versions": host.versions(),
+            "ways": plan.WAYS,
+            "notes": list(self.notes),
+            "failures": list(self.failures),
+            "rows": self.samples.rows(),
+        }
+
+
+#: What `python -c pass` is asked, and what it answers.
+_NOTHING = Case(plan.NO_WORKLOAD, "", lambda _: (None, None))
+
+
+@contextlib.contextmanager
+def _room(home: Path) -> Iterator[Path]:
+    """A data folder for the benchmark's own snapshots, with the CRIU of `home`; gone afterwards, with gigabytes in it."""
+    folder = home / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(f"Another benchmark runs in {folder}.", hint="Wait for its end, or use another --home.") from None
+        _empty(folder)  # What a run left that was killed.
+        if (home / "criu").is_dir():
+            (folder / "criu").symlink_to((home / "criu").resolve())
+        try:
+            yield folder
+        finally:
+            _empty(folder)
+    finally:
+        os.close(lock)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

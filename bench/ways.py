@@ -1,0 +1,256 @@
+"""The ways to answer an event. What they have in common: something is started, asked, asked again, and ended.
+
+The clock is the client's, and is not in here: `measure` starts it before `start` and stops it when the first answer has
+been checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from snapruntime import ColdStarter, Instance, Snapshot
+from snapruntime.bench.cases import Case
+
+BARE = Path(__file__).with_name("bare.py")
+#: How long an answer may take before a way counts as not working, seconds. Threads that are gone after fork() wait for ever.
+LIMIT_S = 20.0
+
+
+class WayError(Exception):
+    """A way that could not answer; the message says why."""
+
+
+class Alive(ABC):
+    """Something started, that answers events.
+
+    Attributes:
+        pid: the process that answers; 0 where there is none.
+        parts: what its start is known to have been made of: metric -> milliseconds.
+    """
+
+    pid: int = 0
+    parts: Mapping[str, float]
+
+    @abstractmethod
+    def call(self, event: Any) -> Any:
+        """The response to an event. Raises WayError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it."""
+
+
+class Way(ABC):
+    """A way to answer. Its constructor makes all that is made once per workload, which no request pays for.
+
+    Attributes:
+        splits: whether the end of `start` is the beginning of the first call, so that the two can be told apart.
+    """
+
+    splits = True
+
+    @abstractmethod
+    def start(self) -> Alive:
+        """What a request begins with. Raises WayError, or what the runtime raises."""
+
+    def settle(self, count: int) -> None:
+        """Have all that can be made ahead of `count` requests made."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class OfInstance(Alive):
+    """A process of the runtime's."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.pid = instance.pid
+        parts = {"restore": instance.restore_ms, "hooks": instance.hooks_ms, "init": instance.init_ms}
+        self.parts = {name: value for name, value in parts.items() if value is not None}
+
+    def call(self, event: Any) -> Any:
+        answer = self._instance.invoke(event)
+        if answer.payload is None:
+            raise WayError(f"{dict(answer.error or {})}")
+        return answer.result
+
+    def close(self) -> None:
+        self._instance.close()
+
+
+class Restored(Way):
+    """Copies of a snapshot, by the runtime.
+
+    Args:
+        ahead: have them prepared ahead; not at the same time as others are restored, but before.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, ahead: bool = False) -> None:
+        self._snapshot = snapshot
+        self._ahead = ahead
+
+    def start(self) -> Alive:
+        return OfInstance(self._snapshot.restore())
+
+    def settle(self, count: int) -> None:
+        if self._ahead:
+            self._snapshot.keep_ready(count, max(0, count - self._snapshot.wait_ready()))
+            self._snapshot.wait_ready()
+
+    def close(self) -> None:
+        self._snapshot.close()
+
+
+class Cold(Way):
+    """Fresh processes in the runtime's sandbox."""
+
+    def __init__(self, starter: ColdStarter) -> None:
+        self._starter = starter
+
+    def start(self) -> Alive:
+        return OfInstance(self._starter.start())
+
+    def close(self) -> None:
+        self._starter.close()
+
+
+class _OverSocket(Alive):
+    """A process of `bare.py`, at the other end of a socket."""
+
+    parts: Mapping[str, float] = {}
+
+    def __init__(self, line: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        line.settimeout(LIMIT_S)
+        self._line = line
+        self._stream = line.makefile("rwb")
+        self._process = process
+        self.pid = process.pid if process else 0
+
+    def call(self, event: Any) -> Any:
+        try:
+            self._stream.write(json.dumps(event).encode() + b"\n")
+            self._stream.flush()
+            answer = self._stream.readline()
+        except OSError as error:
+            raise WayError(f"no answer within {LIMIT_S:g} s: {error}") from error
+        if not answer:
+            raise WayError("the process ended without an answer")
+        document = json.loads(answer)
+        self.pid = document["pid"]
+        return document["result"]
+
+    def close(self) -> None:
+        self._stream.close()
+        self._line.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _bare(case: Case, how: str, far: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(BARE), str(case.path), how, str(far.fileno())],
+        env={"PATH": os.defpath, **case.environment},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[far.fileno()],
+        start_new_session=True,
+    )
+
+
+class ColdBare(Way):
+    """Fresh interpreters that import the handler and answer: no sandbox, nothing of ours."""
+
+    splits = False
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    def start(self) -> Alive:
+        ours, far = socket.socketpair()
+        with far:
+            return _OverSocket(ours, _bare(self._case, "once", far))
+
+
+class Fork(Way):
+    """os.fork() of a process that has loaded and warmed the handler, outside of any sandbox."""
+
+    splits = False
+
+    def __init__(self, case: Case) -> None:
+        self._control, far = socket.socketpair()
+        with far:
+            self.process = _bare(case, "serve", far)
+        if self._control.recv(1) != b"!":
+            self.close()
+            raise WayError("the process to be forked did not come to life")
+
+    def start(self) -> Alive:
+        ours, far = socket.socketpair()
+        with far:
+            socket.send_fds(self._control, [b"."], [far.fileno()])
+        return _Forked(ours)
+
+    def close(self) -> None:
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # With all that it has forked.
+        self.process.wait()
+
+
+class _Forked(_OverSocket):
+    def __init__(self, line: socket.socket) -> None:
+        super().__init__(line, None)
+
+    def close(self) -> None:
+        super().close()
+        if not self.pid:
+            return  # It never answered; it ends with the process that it was forked from.
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                # Its end must not be part of what is measured next. It is no child of ours, but can be waited for.
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(LIMIT_S * 1000)
+            finally:
+                os.close(pidfd)
+
+
+class _Done(Alive):
+    parts: Mapping[str, float] = {}
+
+    def call(self, event: Any) -> Any:
+        return None
+
+    def close(self) -> None: ...
+
+
+class Pass(Way):
+    """`python -c pass`, from its start to its end: no fresh interpreter can answer sooner."""
+
+    splits = False
+
+    def start(self) -> Alive:
+        subprocess.run(
+            [sys.executable, "-c", "pass"], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, check=True
+        )  # fmt: skip
+        return _Done()
