@@ -5,12 +5,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test lint clean setup
+.PHONY: run test bench lint clean setup
 .DELETE_ON_ERROR:
 
 # The main job on a real example: cold starts beside restored copies of one snapshot.
 run: setup
 	$(BIN)/snapruntime run examples/pandas_report/handler.py --compare
+
+# The runtime beside cold starts, stock CRIU and os.fork(); about 20 minutes. Less: make bench ARGS=--quick
+bench: setup
+	$(BIN)/snapruntime bench $(ARGS)
 
 test: lint setup
 	$(BIN)/pytest

@@ -1,4 +1,4 @@
-"""The workloads: their handlers, their events, and what must come back, computed here without the handlers' libraries."""
+"""The workloads: handlers, events, and what must come back, computed here without the handlers' libraries."""
 
 from __future__ import annotations
 

@@ -108,13 +108,9 @@ class Document:
         """All samples; empty where there are none."""
         return list(self._samples.get((cell, metric), ()))
 
-    def cells(self, metric: str, regime: str, concurrency: int | None = None) -> list[Cell]:
+    def cells(self, metric: str, regime: str | None = None) -> list[Cell]:
         """The cells that have samples of `metric`."""
-        return [
-            cell
-            for cell, found in self._samples
-            if found == metric and cell.regime == regime and concurrency in (None, cell.concurrency)
-        ]
+        return [cell for cell, found in self._samples if found == metric and regime in (None, cell.regime)]
 
 
 def in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:

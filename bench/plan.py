@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from snapruntime.bench import cases
@@ -21,6 +21,9 @@ WAYS = {
     "ours-ready": "the runtime, with CRIU and sandbox prepared ahead of the request",
     "fork": "os.fork() of the warmed process, outside of any sandbox: the floor",
 }
+#: Is told what is done, how much of it is over, and how much there is.
+Progress = Callable[[str, int, int], None]
+
 #: What answers no workload.
 NO_WORKLOAD = "none"
 

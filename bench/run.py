@@ -15,16 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from snapruntime import HostError, Runtime, Snapshot, SnapruntimeError
+from snapruntime import HostError, Runtime, SnapruntimeError, Snapshot
 from snapruntime.bench import host, plan, sample
 from snapruntime.bench.cases import CASES, MIB, Case
 from snapruntime.bench.document import FORMAT, Cell, Samples
 from snapruntime.bench.idle import measure_idle
 from snapruntime.bench.stock import Stock
 from snapruntime.bench.ways import Cold, ColdBare, Fork, Pass, Restored, Way, WayError
-
-#: Is told what is done, how much of it is over, and how much there is.
-Progress = Callable[[str, int, int], None]
 
 _BURST_WAYS = ("cold", "criu", "criu-lazy", "ours", "ours-ready", "fork")
 _IDLE_WAYS = ("cold", "criu", "ours", "fork")
@@ -49,7 +46,7 @@ class Run:
         failures: requests that got no answer.
     """
 
-    def __init__(self, the_plan: plan.Plan, command: str, progress: Progress) -> None:
+    def __init__(self, the_plan: plan.Plan, command: str, progress: plan.Progress) -> None:
         self.samples = Samples()
         self.notes: list[str] = []
         self.failures: list[str] = []
@@ -160,7 +157,9 @@ class Run:
             return made[plain]
 
         def again() -> Snapshot:
-            snapshot(plain=False)  # Opened twice: what is prepared ahead is one snapshot's, and must not help another's.
+            snapshot(
+                plain=False
+            )  # Opened twice: what is prepared ahead is one snapshot's, and must not help another's.
             return stack.enter_context(runtime.snapshot(function))
 
         makers: dict[str, Callable[[], Way]] = {
@@ -350,7 +349,7 @@ _NOTHING = Case(plan.NO_WORKLOAD, "", lambda _: (None, None))
 
 @contextlib.contextmanager
 def _room(home: Path) -> Iterator[Path]:
-    """A data folder for the benchmark's own snapshots, with the CRIU of `home`; gone afterwards, with gigabytes in it."""
+    """A data folder for the benchmark's own snapshots, with the CRIU of `home`; emptied of its gigabytes afterwards."""
     folder = home / "bench"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -358,7 +357,9 @@ def _room(home: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HostError(f"Another benchmark runs in {folder}.", hint="Wait for its end, or use another --home.") from None
+            raise HostError(
+                f"Another benchmark runs in {folder}.", hint="Wait for its end, or use another --home."
+            ) from None
         _empty(folder)  # What a run left that was killed.
         if (home / "criu").is_dir():
             (folder / "criu").symlink_to((home / "criu").resolve())

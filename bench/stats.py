@@ -1,5 +1,7 @@
-"""Percentiles, and how sure one may be of them. numpy and scipy are imported where they are needed, not before: what this
-process has mapped stays in the page cache, which would warm the cold starts of the workloads that map it too.
+"""Percentiles, and how sure one may be of them.
+
+numpy and scipy are imported where they are needed, not before: what this process has mapped stays in the page cache,
+which would warm the cold starts of the workloads that map it too.
 """
 
 from __future__ import annotations

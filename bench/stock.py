@@ -1,9 +1,9 @@
 """Stock CRIU: `criu restore` on the command line, of images as CRIU wrote them, without and with lazy pages.
 
-This comparison is as favourable to CRIU as we know to make it: no log (-v0), its kernel probes kept on a tmpfs, its page
-cache warm, the same sandbox prepared beforehand, the copy adopted by the same process. What a request pays for is its
-/tmp, CRIU's exec, its restore, and the first call. It is the one part of the benchmark that uses internals of the
-runtime, since only these have the mounts that the images refer to.
+This comparison is as favourable to CRIU as we know to make it: no log (-v0), its kernel probes kept on a tmpfs, the
+same sandbox prepared beforehand, the copy adopted by the same process. What a request pays for is its /tmp, CRIU's
+exec, its restore, and the first call. It is the one part of the benchmark that uses internals of the runtime, since
+only these have the mounts that the images refer to.
 """
 
 from __future__ import annotations
@@ -146,4 +146,4 @@ class Stock(Way):
     def close(self) -> None:
         for _, daemon in self._waiting:
             daemon.close()
-        self._snapshot.close()
+        self._waiting.clear()

@@ -23,7 +23,8 @@ from snapruntime import ColdStarter, Instance, Snapshot
 from snapruntime.bench.cases import Case
 
 BARE = Path(__file__).with_name("bare.py")
-#: How long an answer may take before a way counts as not working, seconds. Threads that are gone after fork() wait for ever.
+#: How long an answer may take before a way counts as not working, seconds. What waits for a thread that fork() did not
+#: copy waits for ever.
 LIMIT_S = 20.0
 
 
@@ -64,11 +65,11 @@ class Way(ABC):
     def start(self) -> Alive:
         """What a request begins with. Raises WayError, or what the runtime raises."""
 
-    def settle(self, count: int) -> None:
+    def settle(self, count: int) -> None:  # noqa: B027 - most have nothing ahead.
         """Have all that can be made ahead of `count` requests made."""
 
-    def close(self) -> None:
-        """Give everything back."""
+    def close(self) -> None:  # noqa: B027 - some have nothing to give back.
+        """Give everything back; not the snapshot, which ways share."""
 
     def __enter__(self) -> Self:
         return self
@@ -114,9 +115,6 @@ class Restored(Way):
         if self._ahead:
             self._snapshot.keep_ready(count, max(0, count - self._snapshot.wait_ready()))
             self._snapshot.wait_ready()
-
-    def close(self) -> None:
-        self._snapshot.close()
 
 
 class Cold(Way):

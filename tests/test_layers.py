@@ -1,4 +1,4 @@
-"""Imports go down only: worker (alone), values, mechanisms, workflows, edges."""
+"""Imports go down only: worker (alone), values, mechanisms, workflows, edges; bench is a client of all but edges."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import snapruntime
+
 PACKAGE = Path(__file__).resolve().parents[1] / "snapruntime"
 
 #: What each layer may import of this project. The host speaks the worker's own protocol, so it shares that module.
@@ -17,9 +19,13 @@ ALLOWED = {
     "values": {"values"},
     "mechanisms": {"mechanisms", "values", "worker.wire"},
     "workflows": {"workflows", "mechanisms", "values", "worker.wire"},
-    "edges": {"edges", "workflows", "mechanisms", "values", "worker.wire"},
+    # It drives the runtime from outside, by what `snapruntime` itself offers; one module of it needs more.
+    "bench": {"bench", *snapruntime.__all__},
+    "edges": {"edges", "bench", "workflows", "mechanisms", "values", "worker.wire"},
 }
-MODULES = sorted(PACKAGE.rglob("*.py"))
+#: What stock CRIU has to be handed, to restore in the same surroundings.
+STOCK = {"mechanisms", "workflows"}
+MODULES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "bench").rglob("*.py")])
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -39,7 +45,7 @@ def test_imports_go_down_only(path: Path) -> None:
     parts = path.relative_to(PACKAGE).parts
     if len(parts) == 1:
         return  # The package's own front door.
-    allowed = ALLOWED[parts[0]]
+    allowed = ALLOWED[parts[0]] | (STOCK if parts == ("bench", "stock.py") else set())
     for name in imports(path):
         if name.split(".")[0] == "snapruntime":
             within = name.removeprefix("snapruntime").lstrip(".")
@@ -51,6 +57,29 @@ def test_the_worker_needs_the_standard_library_only(path: Path) -> None:
     for name in imports(path):
         top = name.split(".")[0]
         assert top in sys.stdlib_module_names or top == "_snapruntime_worker" or name.startswith("snapruntime.worker")
+
+
+def test_only_the_edge_imports_the_benchmark() -> None:
+    """The runtime works without the benchmark's libraries; of its command, only the one module needs them."""
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        for name in imports(path)
+        if name.startswith("snapruntime.bench")
+    }
+    assert {user for user in users if not user.startswith("bench/")} == {"edges/bench.py"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "bench").glob("*.py")), ids=lambda path: path.name)
+def test_the_benchmark_imports_large_libraries_where_it_uses_them(path: Path) -> None:
+    """What this process maps stays in the page cache, and `snapruntime run` imports the command line's modules too."""
+    top = {
+        name.split(".")[0]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert top <= sys.stdlib_module_names | {"__future__", "snapruntime"}
 
 
 def test_only_one_module_speaks_with_criu_and_one_reads_its_images() -> None:

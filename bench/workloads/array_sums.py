@@ -8,7 +8,6 @@ from snapshot_restore_py import register_before_snapshot
 NUMBERS = np.arange(200_000, dtype=np.int64)
 
 
-@register_before_snapshot
 def warm_up() -> None:
     """What the first event would load and compute is in every copy; a cold start has no use for it."""
     lambda_handler({"factor": 1}, None)
@@ -16,3 +15,6 @@ def warm_up() -> None:
 
 def lambda_handler(event: dict[str, Any], context: object) -> int:
     return int((NUMBERS * event["factor"]).sum())
+
+
+register_before_snapshot(warm_up)

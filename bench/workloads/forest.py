@@ -12,7 +12,6 @@ _POINTS = _POINTS[np.abs(_POINTS[:, 0]) > 0.2]
 MODEL = RandomForestClassifier(n_estimators=20, random_state=7).fit(_POINTS, _POINTS[:, 0] > 0)
 
 
-@register_before_snapshot
 def warm_up() -> None:
     """What the first event would load and compute is in every copy; a cold start has no use for it."""
     lambda_handler({"points": [[1.0, 0.0, 0.0, 0.0]]}, None)
@@ -20,3 +19,6 @@ def warm_up() -> None:
 
 def lambda_handler(event: dict[str, Any], context: object) -> list[bool]:
     return [bool(answer) for answer in MODEL.predict(np.array(event["points"]))]
+
+
+register_before_snapshot(warm_up)

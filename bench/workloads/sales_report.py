@@ -13,7 +13,6 @@ SALES = pd.DataFrame(
 )
 
 
-@register_before_snapshot
 def warm_up() -> None:
     """What the first event would load and compute is in every copy; a cold start has no use for it."""
     lambda_handler({"price": 1}, None)
@@ -22,3 +21,6 @@ def warm_up() -> None:
 def lambda_handler(event: dict[str, Any], context: object) -> dict[str, int]:
     totals = (SALES["units"] * event["price"]).groupby(SALES["city"]).sum()
     return {str(city): int(total) for city, total in totals.items()}
+
+
+register_before_snapshot(warm_up)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from snapruntime.edges.bench import bench
 from snapruntime.edges.doctor import doctor
 from snapruntime.edges.run import run
 from snapruntime.edges.setup import setup
@@ -29,3 +30,4 @@ def commands(context: click.Context, home: Path | None) -> None:
 commands.add_command(run)
 commands.add_command(setup)
 commands.add_command(doctor)
+commands.add_command(bench)

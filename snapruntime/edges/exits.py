@@ -22,6 +22,7 @@ USAGE = 2
 HOST = 3
 SNAPSHOT = 4
 RESTORE = 5
+WORSE = 6
 #: A mistake of ours: anything that is raised and is not a SnapruntimeError (sysexits.h calls it EX_SOFTWARE).
 INTERNAL = 70
 
@@ -33,6 +34,7 @@ MEANINGS = {
     HOST: "this host cannot: no root, no CRIU, a kernel option is missing",
     SNAPSHOT: "no snapshot could be taken",
     RESTORE: "a snapshot could not be restored, not even one made anew",
+    WORSE: "`bench --compare` found something worse",
     INTERNAL: "an error in snapruntime itself",
     of_signal(signal.SIGHUP): "ended by SIGHUP",
     of_signal(signal.SIGINT): "ended by Ctrl-C (SIGINT)",

@@ -1,0 +1,202 @@
+"""The report: Markdown that can be read without the plots, every figure with the number of samples behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snapruntime.bench import cases, plan
+from snapruntime.bench.document import Cell, Document, in_order
+from snapruntime.bench.stats import ENOUGH_FOR_P99, interval, median, percentile
+from snapruntime.bench.targets import Verdict, judge
+
+_MIB = 1 << 20
+_WORKLOADS = (plan.NO_WORKLOAD, *cases.NAMES)
+
+
+def number(value: float) -> str:
+    """Three digits that matter: 0.123, 1.23, 12.3, 1,234."""
+    if value == 0:
+        return "0"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column to the left and the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def write(document: Document, plots: Sequence[str]) -> str:
+    """Args: plots: the names of the image files, to be shown where they belong."""
+    content = document.content
+    sections = [
+        "# Benchmark of snapruntime",
+        _head(content),
+        "## Targets",
+        "Ratios of medians within this run, with their 95 % bootstrap interval where there are samples enough.",
+        target_table(judge(document)),
+        *(f"![{name}]({name})" for name in plots),
+        "## Request to first answer, one at a time",
+        "Client's clock in ms, from the request until the response has been compared with what it must be. "
+        f"[95 % bootstrap interval of the median]. A p99 of fewer than {ENOUGH_FOR_P99} samples says little, and is "
+        "in parentheses.",
+        _latencies(document, "warm"),
+        "## Where the time goes",
+        "Medians in ms. *Rest* is what else there is before the first call: the copy's /tmp, handing over, and what of "
+        "the clean-up is done by then. Faults are minor + major.",
+        _parts(document),
+        "## Many at once",
+        "So many requests at the same moment, by threads of one client. The latency counts from that moment. The rate "
+        "counts until all copies are gone and everything prepared ahead is there again.",
+        _bursts(document),
+        "## Memory of copies that wait",
+        "PSS (proc(5), smaps_rollup) in MiB: a page that n processes share counts 1/n for each. *Available* is by how "
+        "much MemAvailable of the whole machine fell: page tables, /tmp and kernel memory too, and whatever else "
+        "happened on the machine.",
+        _memory(document),
+        "## Page cache cold",
+        *[note for note in content["notes"] if note.startswith("cold-cache")],
+        _latencies(document, "cold-cache"),
+        "## Making a snapshot",
+        "From nothing to published: start, init, CRIU's checkpoint, rewriting, digests, fsync. *plain* is without the "
+        "rewriting.",
+        _snapshots(document),
+        "## What was left out, and what failed",
+        "\n".join(f"- {note}" for note in [*content["notes"], *content["failures"]]) or "Nothing.",
+        "## The ways",
+        "\n".join(f"- **{name}**: {what}" for name, what in content["ways"].items()),
+        _method(),
+        "## The machine",
+        _machine(content),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _head(content: Mapping[str, Any]) -> str:
+    host, load = content["host"], content["load"]
+    state = "" if content["complete"] else f" **The run was ended while {content['phase']}: figures are missing.**"
+    return (
+        f"`{content['command']}`, {content['began']} to {content['ended']}, seed {content['seed']}.{state}\n\n"
+        f"{host.get('cpu', 'unknown')}, {host.get('cpus', '?')} CPUs, {host.get('memory', '?')}, "
+        f"{host.get('kernel', '?')}; {host.get('criu', '?')}; {host.get('python', '?')}; "
+        f"commit {host.get('commit', '?')}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
+    )
+
+
+def target_table(verdicts: Sequence[Verdict]) -> str:
+    """The issue's table, with what this run says of each claim."""
+    rows = []
+    for verdict in verdicts:
+        ratio, sure = verdict.ratio, verdict.sure
+        written = "-"
+        if ratio is not None:
+            written = number(ratio) if ratio >= 1 else f"1/{1 / ratio:.1f} ({ratio:.4f})"
+        unit = "MiB" if verdict.target.above[1].startswith("pss") else "ms"
+        scale = _MIB if unit == "MiB" else 1
+        medians = [
+            f"{number(value / scale)} {unit}" if value is not None else "-" for value in (verdict.above, verdict.below)
+        ]
+        rows.append(
+            [
+                verdict.target.claim,
+                verdict.target.written,
+                written,
+                f"{sure[0]:.4f} to {sure[1]:.4f}" if sure else "-",
+                f"**{verdict.word}**" if verdict.word == "missed" else verdict.word,
+                *medians,
+                f"{verdict.counts[0]}, {verdict.counts[1]}",
+            ]
+        )
+    return table(["claim", "target", "ratio", "95 %", "", "p50 above", "p50 below", "n"], rows)
+
+
+def _ordered(cells: Sequence[Cell]) -> list[Cell]:
+    workloads, ways = in_order((cell.workload for cell in cells), _WORKLOADS), list(plan.WAYS)
+    return sorted(cells, key=lambda cell: (workloads.index(cell.workload), ways.index(cell.way), cell.concurrency))
+
+
+def _p99(values: Sequence[float]) -> str:
+    written = number(percentile(values, 0.99))
+    return written if len(values) >= ENOUGH_FOR_P99 else f"({written})"
+
+
+def _latencies(document: Document, regime: str) -> str:
+    rows = []
+    for cell in _ordered([cell for cell in document.cells("first_answer", regime) if cell.concurrency == 1]):
+        values = document.samples(cell, "first_answer")
+        sure = interval(values, 0.5)
+        p50 = number(median(values)) + (f" [{number(sure[0])}, {number(sure[1])}]" if sure else "")
+        rows.append([cell.workload, cell.way, p50, number(percentile(values, 0.95)), _p99(values), f"{len(values)}"])
+    return table(["workload", "way", "p50", "p95", "p99", "n"], rows) if rows else "Not measured."
+
+
+def _parts(document: Document) -> str:
+    rows = []
+    for cell in _ordered([cell for cell in document.cells("second_call", "warm") if cell.concurrency == 1]):
+
+        def of(metric: str, cell: Cell = cell) -> str:
+            values = document.samples(cell, metric)
+            return number(median(values)) if values else "-"
+
+        faults = [f"{of(f'{kind}minor_faults')} + {of(f'{kind}major_faults')}" for kind in ("first_call_", "")]
+        names = ("restore", "hooks", "init", "rest", "first_call", "second_call")
+        rows.append([cell.workload, cell.way, *map(of, names), *(one.replace("- + -", "-") for one in faults)])
+    head = ["workload", "way", "restore", "hooks", "init", "rest", "first call", "second call"]
+    return table([*head, "faults in first call", "faults from birth"], rows) if rows else "Not measured."
+
+
+def _bursts(document: Document) -> str:
+    rows = []
+    for cell in _ordered(document.cells("rate", "warm")):
+        values, rates = document.samples(cell, "first_answer"), document.samples(cell, "rate")
+        percentiles = [number(median(values)), number(percentile(values, 0.95)), _p99(values)]
+        row = [cell.workload, cell.way, f"{cell.concurrency}", *percentiles, f"{len(values)}"]
+        rows.append([*row, number(median(rates)), f"{len(rates)}"])
+    head = ["workload", "way", "at once", "p50", "p95", "p99", "n", "answers/s (p50)", "bursts"]
+    return table(head, rows) if rows else "Not measured."
+
+
+def _memory(document: Document) -> str:
+    rows = []
+    for cell in _ordered(document.cells("pss_answered", "idle")):
+
+        def of(metric: str, cell: Cell = cell) -> str:
+            values = document.samples(cell, metric)
+            return number(median(values) / _MIB) if values else "-"
+
+        names = ("pss", "pss_answered", "rss", "rss_answered", "pss_total", "available_taken")
+        rows.append([cell.workload, cell.way, f"{cell.concurrency}", *map(of, names)])
+    head = ["workload", "way", "copies", "PSS, waiting", "PSS, answered", "RSS, waiting", "RSS, answered"]
+    return table([*head, "PSS of all", "available"], rows) if rows else "Not measured."
+
+
+def _snapshots(document: Document) -> str:
+    rows = []
+    for cell in _ordered(document.cells("snapshot", "snapshot")):
+        times = [number(median(document.samples(cell, name))) for name in ("snapshot", "checkpoint")]
+        sizes = [number(median(document.samples(cell, name)) / _MIB) for name in ("image_size", "image_disk")]
+        images, n = "mapped" if cell.way == "ours" else "plain", len(document.samples(cell, "snapshot"))
+        rows.append([cell.workload, images, *times, *sizes, f"{n}"])
+    head = ["workload", "images", "all, ms", "CRIU's checkpoint, ms", "size, MiB", "on disk, MiB", "n"]
+    return table(head, rows) if rows else "Not measured."
+
+
+def _method() -> str:
+    return (
+        "Samples of all ways and workloads were taken in one random order, those of each spread evenly over the run; "
+        "warm-up samples are not among them. Every event is another, and each response was compared with what the "
+        "client computes without the handler's libraries. How many samples a cell gets was decided by what its warm-up "
+        "took, before any was taken. Nothing was left out of the samples; requests that got no answer are listed "
+        "above. Copies are ended, and what is prepared ahead is made again, between samples."
+    )
+
+
+def _machine(content: Mapping[str, Any]) -> str:
+    rows = [[name.replace("_", " "), str(value)] for name, value in content["host"].items() if name != "mitigations"]
+    rows += [["versions", ", ".join(f"{name} {version}" for name, version in content["versions"].items())]]
+    weak = content["host"].get("mitigations", {})
+    rows += [["mitigations", "; ".join(f"{name}: {state}" for name, state in weak.items() if state != "Not affected")]]
+    lines = [["", ""], ["---", "---"], *[[name, value.replace("\n", " ").replace("|", "/")] for name, value in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
