@@ -1,0 +1,146 @@
+"""Percentiles, the order of samples, and what counts as a change: no process is started here."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapruntime import HostError
+from snapruntime.bench import document, plan, report, stats
+from snapruntime.bench.compare import compare
+from snapruntime.bench.document import Cell, Document, Samples
+from snapruntime.bench.targets import judge
+from snapruntime.edges import exits
+from snapruntime.edges.commands import commands
+
+ROWS = (
+    Cell("none", "python-pass"),
+    Cell("hello", "cold-bare"),
+    Cell("hello", "fork"),
+    *(Cell(workload, way) for workload in ("hello", "pandas", "memory-1024") for way in ("ours", "criu", "cold")),
+)
+
+
+def made(medians: dict[Cell, float], *, seed: int, everything: float = 1.0, n: int = 60) -> Document:
+    """A document with noise of 5 % around the medians; around 10 ms where none is given."""
+    draw = random.Random(seed)
+    samples = Samples()
+    for cell in ROWS:
+        for _ in range(n):
+            value = medians.get(cell, 10.0) * everything * draw.lognormvariate(0, 0.05)
+            samples.add(cell, {"first_answer": value, "restore": value * 0.8, "second_call": 1.0 * everything})
+    load = {"start": [0, 0, 0], "end": [0, 0, 0]}
+    head = {"format": document.FORMAT, "command": "made up", "seed": seed, "complete": True, "load": load}
+    rest: dict[str, Any] = {"began": "", "ended": "", "phase": "complete", "notes": [], "failures": []}
+    return Document({**head, **rest, "host": {}, "versions": {}, "ways": {}, "rows": samples.rows()})
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1), st.floats(0, 1))
+def test_percentiles_are_numpys(values: list[float], share: float) -> None:
+    assert stats.percentile(values, share) == pytest.approx(float(np.quantile(values, share)), rel=1e-9, abs=1e-9)
+
+
+def test_an_interval_needs_samples_beyond_the_percentile() -> None:
+    values = [float(value) for value in range(99)]
+    assert stats.interval(values, 0.99) is None
+    assert stats.interval(values[:9], 0.5) is None
+    low, high = stats.interval(values, 0.5) or (0, 0)
+    assert low < 49 < high
+
+
+def test_a_p99_of_few_samples_is_marked() -> None:
+    few, enough = report.write(made({}, seed=1, n=99), []), report.write(made({}, seed=1, n=100), [])
+    assert "(" in next(line for line in few.splitlines() if line.startswith("| hello | ours |"))
+    assert "(" not in next(line for line in enough.splitlines() if line.startswith("| hello | ours |"))
+
+
+def test_holm_corrects_for_the_number_of_rows() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_each_cells_samples_are_spread_over_the_run() -> None:
+    counts = {Cell("hello", "ours"): 100, Cell("pandas", "cold"): 4}
+    order = plan.interleaved(counts, random.Random(1))
+    assert Counter(order) == counts
+    assert order == plan.interleaved(counts, random.Random(1)), "the seed decides"
+    assert order != plan.interleaved(counts, random.Random(2))
+    for quarter in range(4):
+        assert order[quarter * 26 - 3 * (quarter > 0) : quarter * 26 + 29].count(Cell("pandas", "cold")) >= 1
+
+
+def test_equal_code_shows_no_change() -> None:
+    for seed in range(10):
+        found = compare(made({}, seed=seed), made({}, seed=seed + 100))
+        assert [change for change in found.changes if change.changed] == []
+
+
+def test_a_change_is_found_where_it_is() -> None:
+    slow = Cell("pandas", "ours")
+    found = compare(made({}, seed=1), made({slow: 13.0}, seed=2))
+    assert {(change.cell, change.metric) for change in found.changes if change.changed} == {
+        (slow, "first_answer"),
+        (slow, "restore"),
+    }
+    assert all(change.worse for change in found.changes if change.changed)
+    back = compare(made({slow: 13.0}, seed=2), made({}, seed=1))
+    assert not any(change.worse for change in back.changes)
+
+
+def test_another_machine_is_no_change_of_the_code() -> None:
+    found = compare(made({}, seed=1), made({}, seed=2, everything=1.4))
+    assert found.drift == pytest.approx(1.4, rel=0.05)
+    assert not any(change.changed for change in found.changes if change.cell.way not in ("python-pass", "fork"))
+
+
+def test_more_answers_per_second_are_better() -> None:
+    documents = []
+    for rate in (50.0, 100.0):
+        content = made({}, seed=1).content
+        row = {"workload": "hello", "way": "ours", "regime": "warm", "concurrency": 8, "metric": "rate", "unit": "1/s"}
+        samples = [rate + step for step in range(20)]
+        documents.append(Document({**content, "rows": [*content["rows"], row | {"samples": samples}]}))
+    (better,) = [change for change in compare(*documents).changes if change.changed]
+    assert not better.worse
+    (worse,) = [change for change in compare(*reversed(documents)).changes if change.changed]
+    assert worse.worse
+
+
+def test_targets_are_judged() -> None:
+    medians = {Cell("pandas", "ours"): 10.0, Cell("pandas", "criu"): 50.0, Cell("hello", "ours"): 9.0}
+    words = {verdict.target.claim: verdict.word for verdict in judge(made(medians, seed=1))}
+    assert words["on demand, pandas: first answer / stock CRIU's"] == "met"
+    assert words["on demand, hello: first answer / bare `python -c pass`"] == "missed"
+    assert words["memory of an idle copy (PSS, 100 copies, pandas) / process resident (RSS)"] == "not measured"
+
+
+def test_the_command_compares(tmp_path: Path) -> None:
+    names = []
+    for seed, slow in ((1, 10.0), (2, 10.0), (3, 15.0)):
+        names.append(str(tmp_path / f"{seed}.json"))
+        document.save(made({Cell("hello", "ours"): slow}, seed=seed).content, Path(names[-1]))
+    run = CliRunner().invoke
+    same = run(commands, ["bench", "--compare", *names[:2]], standalone_mode=False)
+    assert same.return_value == exits.OK
+    assert "0 of" in same.output
+    worse = run(commands, ["bench", "--compare", names[0], names[2]], standalone_mode=False)
+    assert worse.return_value == exits.WORSE
+    assert "worse  hello ours: first_answer" in worse.output
+    (tmp_path / "no.json").write_text("{}")
+    bad = run(commands, ["bench", "--compare", names[0], str(tmp_path / "no.json")], standalone_mode=False)
+    assert exits.exit_code(bad.exception or ValueError()) == exits.USAGE
+
+
+def test_without_its_libraries_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    done = CliRunner().invoke(commands, ["bench", "--quick"], standalone_mode=False)
+    assert isinstance(done.exception, HostError)
+    assert "matplotlib" in done.exception.message
+    assert "snapruntime[bench]" in done.exception.hint
