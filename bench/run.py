@@ -157,9 +157,8 @@ class Run:
             return made[plain]
 
         def again() -> Snapshot:
-            snapshot(
-                plain=False
-            )  # Opened twice: what is prepared ahead is one snapshot's, and must not help another's.
+            # Opened twice: what is prepared ahead is one snapshot's, and must not help another's.
+            snapshot(plain=False)
             return stack.enter_context(runtime.snapshot(function))
 
         makers: dict[str, Callable[[], Way]] = {

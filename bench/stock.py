@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from snapruntime import Instance, Snapshot
 from snapruntime.bench.ways import LIMIT_S, Alive, OfInstance, Way, WayError
 from snapruntime.mechanisms.channel import ChannelEnds
+from snapruntime.mechanisms.criu import command_line
 from snapruntime.mechanisms.process import Process
 from snapruntime.mechanisms.spawner import host_path
 from snapruntime.mechanisms.store import IMAGES
 from snapruntime.workflows.launch import Launched
+from snapruntime.workflows.restore import run_after_restore
 
 _CONTROL, _LOG, _STATUS = 10, 11, 12
 #: On the spawner's own tmpfs.
@@ -90,27 +92,30 @@ class Stock(Way):
             self._spawner.run([*sandbox.discard_copy(copy), ["rmtree", work]])
 
         restore_ms = (time.monotonic() - requested) * 1000
-        deadline = time.monotonic() + LIMIT_S
-        launched.channel.send({"type": "restore", "environment": {}}, deadline=deadline)
-        answer, _ = launched.channel.receive("restored", "restore_error", deadline=deadline)
+        try:
+            hooks_ms = run_after_restore(launched, copy, time.monotonic() + LIMIT_S)
+        except BaseException:
+            launched.close()
+            discard()
+            raise
         instance = Instance(
             snapshot._function,
             launched,
             requested=requested,
             snapshot=snapshot.id,
             restore_ms=restore_ms,
-            hooks_ms=float(answer["hooks_ms"]),
+            hooks_ms=hooks_ms,
             on_close=discard,
         )
         return OfInstance(instance)
 
     def _criu(self, command: str, work: str, options: Sequence[str], fds: dict[int, int]) -> Process:
-        criu, snapshot = self._snapshot._criu.argv, self._snapshot
+        snapshot = self._snapshot
         common = ["--images-dir", self._images, "--work-dir", work, "-v0", "--log-file", f"{work}/{command}.log"]
         if command == "restore":
             common += ["--tcp-close", "--file-locks", "--manage-cgroups=ignore", "--network-lock", "skip"]
         return self._spawner.spawn(
-            [*(host_path(part) if part.startswith("/") else part for part in criu), command, *common, *options],
+            [*command_line(snapshot._criu), command, *common, *options],
             environment={"PATH": os.defpath, "HOME": "/"},
             fds=fds,
             ruid=snapshot._function.uid,

@@ -13,17 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from snapruntime.bench import cases, compare, document, plan, plots, report, targets
-from snapruntime.bench.run import Run, Stopped
+from snapruntime.bench import cases, plan
 from snapruntime.edges import exits
 from snapruntime.edges.interrupt import Stopper
 from snapruntime.values.errors import HostError, SnapruntimeError, UsageError
+
+if TYPE_CHECKING:
+    from snapruntime.bench.document import Document
+
+# All but the names of workloads and ways is imported when the command runs: every other command imports this module.
 
 #: What statistics and plots need. What only a workload needs is that workload's affair: it is left out.
 _NEEDED = ("matplotlib", "numpy", "scipy")
@@ -91,6 +96,8 @@ def bench(
 
 
 def _compare(before: Path, after: Path) -> int:
+    from snapruntime.bench import compare, document
+
     found = compare.compare(document.load(before), document.load(after))
     for line in compare.lines(found):
         click.echo(line)
@@ -98,6 +105,9 @@ def _compare(before: Path, after: Path) -> int:
 
 
 def _measure(home: Path, the_plan: plan.Plan, out: Path, stopper: Stopper) -> int:
+    from snapruntime.bench import document, plots, report
+    from snapruntime.bench.run import Run, Stopped
+
     _allow_descriptors()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     command = shlex.join(["snapruntime", *sys.argv[1:]])
@@ -106,7 +116,7 @@ def _measure(home: Path, the_plan: plan.Plan, out: Path, stopper: Stopper) -> in
         run = Run(the_plan, command, progress)
         saving = threading.Lock()
 
-        def save() -> document.Document:
+        def save() -> Document:
             with saving:
                 content = run.content()
                 document.save(content, path)
@@ -161,7 +171,9 @@ def _shown(console: Console) -> Iterator[plan.Progress]:
         yield lambda text, done, total: bars.update(task, description=f"{text:54.54}", completed=done, total=total)
 
 
-def _verdicts(measured: document.Document) -> Table:
+def _verdicts(measured: Document) -> Table:
+    from snapruntime.bench import targets
+
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name in ("claim", "target", "ratio", ""):
         table.add_column(name)

@@ -90,6 +90,11 @@ def import_pycriu(criu: Criu) -> Any:
         return sys.modules["pycriu"]
 
 
+def command_line(criu: Criu) -> list[str]:
+    """How the spawner starts CRIU: `Criu.argv` with the files where the spawner sees them."""
+    return [host_path(part) if part.startswith("/") else part for part in criu.argv]
+
+
 class CriuWorker:
     """A `criu swrk` that waits for its one request. Closing it kills it; what it restored goes on."""
 
@@ -110,7 +115,7 @@ class CriuWorker:
         fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
         try:
             self._process: Process = spawner.spawn(
-                [*(host_path(part) if part.startswith("/") else part for part in criu.argv), "swrk", str(_RPC_FD)],
+                [*command_line(criu), "swrk", str(_RPC_FD)],
                 environment={"PATH": os.defpath, "HOME": "/"},
                 fds=fds,
                 plan=[["open_folder", WORK_FOLDER, _WORK_FD]],
@@ -236,7 +241,7 @@ class CriuWorker:
 
     def _failed(self, message: str) -> CriuError:
         """The error to raise, once nothing is left of what CRIU was at: half-restored processes, helpers of its own."""
-        with contextlib.suppress(SpawnerError, OSError, TimeoutError):
+        with contextlib.suppress(SpawnerError, OSError):
             self._spawner.sweep(os.fstat(self._log_fd).st_ino)
         return CriuError(message, self.error_lines(), self.log())
 

@@ -110,7 +110,7 @@ class Snapshot:
         copy, launched = self._bring_back(deadline, sink)
         try:
             restore_ms = round((time.monotonic() - requested) * 1000, 3)
-            hooks_ms = _run_after_restore(launched, request_id, deadline)
+            hooks_ms = run_after_restore(launched, request_id, deadline)
         except BaseException:
             launched.close()
             self._discard(copy)
@@ -144,21 +144,18 @@ class Snapshot:
 
     def _prepare(self) -> _Prepared:
         copy = uuid.uuid4().hex[:12]
-        ends = ChannelEnds()
-        criu: CriuWorker | None = None
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._discard, copy)
+            ends = ChannelEnds()
+            undo.callback(ends.close)
             inherit = [ends.far_control.fileno(), ends.far_log, *([self._memory] if self.mapped else [])]
             # First, since the program and its libraries are loaded while we do the rest.
             criu = CriuWorker(self._spawner, self._criu, self._images, ruid=self._function.uid, inherit=inherit)
+            undo.callback(criu.close)
             self._spawner.run(self._sandbox.prepare_copy(copy))
             self._mapped_files.check()
-            return _Prepared(copy, ends, criu, self._sandbox.mounts(self._points, copy))
-        except BaseException:
-            if criu is not None:
-                criu.close()
-            ends.close()
-            self._discard(copy)
-            raise
+            undo.pop_all()  # All of it is the copy's from here on.
+        return _Prepared(copy, ends, criu, self._sandbox.mounts(self._points, copy))
 
     def _give_up(self, prepared: _Prepared) -> None:
         with contextlib.suppress(SpawnerError):
@@ -225,7 +222,7 @@ class Snapshot:
         self.close()
 
 
-def _run_after_restore(launched: Launched, request_id: str, deadline: float) -> float:
+def run_after_restore(launched: Launched, request_id: str, deadline: float) -> float:
     """Tell a restored copy that it is one; returns the milliseconds that its hooks took."""
     channel = launched.channel
     try:
