@@ -36,11 +36,11 @@ def _is_phase(value: Any) -> bool:
 
 
 def _is_text_or_nothing(value: Any) -> bool:
-    return value is None or isinstance(value, str)
+    return value is None or _is_text(value)
 
 
 def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_document(value: Any) -> bool:

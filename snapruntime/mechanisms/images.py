@@ -9,33 +9,37 @@ from snapruntime.mechanisms.criu import import_pycriu
 from snapruntime.values.host import Criu
 
 
-def half_connections(criu: Criu, images: Path) -> list[tuple[int, int]]:
-    """The unix sockets in the images whose other end is not in them: inode, inode of the other end.
-
-    CRIU saves such a socket without complaint when it is told that some sockets are external, as ours is, and only
-    the restore fails ("Peer unresolved"). A socket declared external has an entry for its other end.
-    """
-    sockets = [entry["usk"] for entry in _open_files(criu, images) if entry["type"] == "UNIXSK"]
-    known = {socket["ino"] for socket in sockets}
-    return [(socket["ino"], socket["peer"]) for socket in sockets if socket["peer"] and socket["peer"] not in known]
-
-
-def _open_files(criu: Criu, images: Path) -> list[dict[str, Any]]:
+def open_files(criu: Criu, images: Path) -> list[dict[str, Any]]:
+    """The entries of files.img: all that the processes have open or mapped."""
     with open(images / "files.img", "rb") as file:
         entries: list[dict[str, Any]] = import_pycriu(criu).images.load(file)["entries"]
     return entries
 
 
-def rearm_timers(criu: Criu, images: Path) -> None:
+def half_connections(files: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The unix sockets among `open_files` whose other end is not in them: inode, inode of the other end.
+
+    CRIU saves such a socket without complaint when it is told that some sockets are external, as ours is, and only
+    the restore fails ("Peer unresolved"). A socket declared external has an entry for its other end.
+    """
+    sockets = [entry["usk"] for entry in files if entry["type"] == "UNIXSK"]
+    known = {socket["ino"] for socket in sockets}
+    return [(socket["ino"], socket["peer"]) for socket in sockets if socket["peer"] and socket["peer"] not in known]
+
+
+def rearm_timers(criu: Criu, images: Path, files: list[dict[str, Any]]) -> None:
     """Let periodic timerfds that have ticked unread go on in the copies.
 
     The kernel stops such a timer until its ticks are read, and says that no time is left. CRIU restores just that,
     and a timer set to no time never ticks again. The shortest time does what reading would have done.
 
+    Args:
+        files: `open_files` of the images.
+
     Raises:
         UnknownImageError: the image cannot be written back as it was.
     """
-    if not any(_is_stopped(entry) for entry in _open_files(criu, images)):
+    if not any(map(_is_stopped, files)):
         return
     document = load(criu, images / "files.img")
     for entry in filter(_is_stopped, document["entries"]):

@@ -20,13 +20,13 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from snapruntime.mechanisms import guard
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
 from snapruntime.mechanisms.lean import fold_mounts, forget_build_ids
+from snapruntime.mechanisms.pieces import Piece, Run, bridge, without
 from snapruntime.values.host import Criu
 
 #: The memory file's name in the folder of the images; its name for CRIU, and the key it is handed over by.
@@ -44,42 +44,12 @@ _PE_LAZY, _PE_PRESENT = 2, 4
 # seccomp(2): SECCOMP_FILTER_FLAG_TSYNC; _SPEC_ALLOW, since the worker ran without speculation limits too.
 _TSYNC, _SPECULATION = 1, 4
 
-#: Untouched stretches up to so many bytes go into the file as zeros: below that, a mapping more costs more.
-_BRIDGED = 256 << 10
 #: The kernel's limit is 65530 mappings per process (vm.max_map_count).
 _MAPPINGS = 16384
 
 
 class CannotMapError(Exception):
     """The images have something that is not known here; they are as they were."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Pages one after another, in memory and in CRIU's file of pages."""
-
-    start: int
-    end: int
-    offset: int
-    flags: int
-
-    def part(self, start: int, end: int) -> Run:
-        return Run(start, end, self.offset + start - self.start, self.flags)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of memory that moves to the memory file.
-
-    Attributes:
-        runs: what CRIU saved of it.
-        file: (start, end, offset) of the file mapping it is; its other pages are those of that file.
-    """
-
-    start: int
-    end: int
-    runs: tuple[Run, ...]
-    file: tuple[int, int, int] | None = None
 
 
 def map_memory(
@@ -228,7 +198,7 @@ class _Rewriting:
         if status & ~_HEAP == _REGULAR | _ANONYMOUS_PRIVATE:
             if flags & ~_MAP_HARMLESS != _MAP_PRIVATE | _MAP_ANONYMOUS:
                 return []
-            return list(_bridge(runs, [guarded for guarded in guards if start < guarded[1] and guarded[0] < end]))
+            return list(bridge(runs, [guarded for guarded in guards if start < guarded[1] and guarded[0] < end]))
         if status == _REGULAR | _FILE_PRIVATE and vma["shmid"] in self._regular:
             if flags & ~_MAP_HARMLESS != _MAP_PRIVATE:
                 return []
@@ -267,7 +237,7 @@ class _Rewriting:
         entries = []
         with open(self._work / pages_name, "wb") as out:
             at = 0
-            for run in _without(runs, moved):
+            for run in without(runs, moved):
                 size = run.end - run.start
                 _copy(pages.fileno(), run.offset, out.fileno(), at, size)
                 at += size
@@ -341,21 +311,6 @@ def _with_runs(vmas: list[dict[str, Any]], runs: list[Run]) -> Iterator[tuple[in
         yield index, vma, inside
 
 
-def _bridge(runs: list[Run], guards: list[tuple[int, int]]) -> Iterator[Piece]:
-    """Runs with little between them as one piece; never over a guard page (MADV_GUARD_INSTALL)."""
-    group: list[Run] = []
-    for run in runs:
-        if group:
-            before, after = group[-1].end, run.start
-            guarded = any(start < after and before < end for start, end in guards)
-            if after - before > _BRIDGED or guarded:
-                yield Piece(group[0].start, before, tuple(group))
-                group = []
-        group.append(run)
-    if group:
-        yield Piece(group[0].start, group[-1].end, tuple(group))
-
-
 def _split(vma: dict[str, Any], pieces: list[Piece], offsets: list[int], file_id: int) -> Iterator[dict[str, Any]]:
     """A mapping as its moved pieces and what is left of it between them."""
     at = vma["start"]
@@ -374,23 +329,6 @@ def _split(vma: dict[str, Any], pieces: list[Piece], offsets: list[int], file_id
         at = piece.end
     if at < vma["end"]:
         yield vma | {"start": at, "end": vma["end"]}
-
-
-def _without(runs: list[Run], moved: list[Piece]) -> Iterator[Run]:
-    """The parts of runs that are in none of the pieces; both are in order."""
-    pieces = iter([*moved, None])
-    piece = next(pieces)
-    for run in runs:
-        at = run.start
-        while piece is not None and piece.start < run.end:
-            if at < piece.start:
-                yield run.part(at, piece.start)
-            at = max(at, min(piece.end, run.end))
-            if piece.end > run.end:
-                break
-            piece = next(pieces)
-        if at < run.end:
-            yield run.part(at, run.end)
 
 
 def _copy(source: int, at: int, target: int, to: int, size: int, *, short: bool = False) -> None:

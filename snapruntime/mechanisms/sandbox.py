@@ -180,6 +180,8 @@ class Sandbox:
                 the root.
             copy: the copy they are for; None at the checkpoint.
         """
+        # A key is a mount's place in this list: those that each copy has of its own come first, so that their keys are
+        # the same with and without the others.
         sources = [("/tmp", self.lower if copy is None else f"{self._copy(copy)}/tmp")]
         sources += [(bind.path, source) for source, bind in self._late_binds]
         sources += [(path.removeprefix(self.root), path) for path in found if path != self.root]

@@ -14,7 +14,7 @@ from typing import Any
 
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.mechanisms.criu import CriuError, CriuWorker
-from snapruntime.mechanisms.images import UnknownImageError, half_connections, rearm_timers
+from snapruntime.mechanisms.images import UnknownImageError, half_connections, open_files, rearm_timers
 from snapruntime.mechanisms.interpreter import inspect
 from snapruntime.mechanisms.mapped import CannotMapError, map_memory
 from snapruntime.mechanisms.process import Spawner, SpawnerError, host_pids
@@ -113,11 +113,12 @@ def _dump(spawner: Spawner, criu: Criu, worker: Launched, function: Function, mo
                 if full := _disk_full(images, error):
                     raise cannot_write(full, images.parent.parent) from error
                 raise explain_refusal(error, dumper.log(), worker) from error
-        for inode, peer in half_connections(criu, images):
+        files = open_files(criu, images)
+        for inode, peer in half_connections(files):
             signal.pidfd_send_signal(worker.process.pidfd, signal.SIGCONT)
             raise explain_half_connection(inode, peer, worker)
         try:
-            rearm_timers(criu, images)
+            rearm_timers(criu, images, files)
         except UnknownImageError as error:
             raise SnapshotError(f"A timer of the function would stand still in its copies: {error}") from error
     finally:
