@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test bench lint clean setup
+.PHONY: run test bench soak load-test lint clean setup test-kernels test-arm64
 .DELETE_ON_ERROR:
 
 # The main job on a real example: cold starts beside restored copies of one snapshot.
@@ -16,8 +16,24 @@ run: setup
 bench: setup
 	$(BIN)/snapruntime bench $(ARGS)
 
+# In two processes, which are kept apart: see tests/boxed. (Plain pytest does as well, and takes nearly twice as long.)
 test: lint setup
-	$(BIN)/pytest
+	.ci/servers
+	$(BIN)/pytest --dist loadfile --no-loadscope-reorder --tx '2*popen//python=tests/boxed'
+
+# 10,000 invocations while things are killed, stopped, filled up and damaged around them; ends within 10 minutes.
+soak: setup
+	$(BIN)/python -m snapruntime.bench.soak --report build/soak
+
+# The same on stock kernels and on arm64: emulated machines, made of Debian's packages and kept in the cache folder; about
+# a quarter of an hour. ARGS names machines, or is --record, which keeps what came of it in docs/platforms.
+test-kernels test-arm64: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m machines $@ $(ARGS)
+
+# `snapruntime serve` under wrk, beside other ways of serving; the report goes to build/load.md. About three minutes.
+load-test: setup
+	.ci/servers
+	$(BIN)/python -m snapruntime.bench.load --report build/load $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,6 +43,19 @@ lint: $(READY)
 # A CRIU that works on this kernel; at once where there is one already.
 setup: $(READY)
 	$(BIN)/snapruntime setup
+
+# The Dockerfile's image, tried in containers: with docker or podman, from nothing in about 10 minutes.
+.PHONY: container-test
+container-test: $(READY)
+	$(BIN)/python .ci/containers $(ARGS)
+
+# What the image's Python packages are: .ci/requirements.lock, with hashes, for x86_64 and arm64.
+.PHONY: lock
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	| $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --output-file .ci/requirements.lock pyproject.toml -
 
 $(READY): pyproject.toml .ci/venv
 	.ci/venv $(PYTHON) $(VENV)

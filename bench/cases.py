@@ -47,7 +47,13 @@ class Case:
     def function(self) -> Function:
         """The function as the runtime gets it, on the interpreter that we run on."""
         # Starting a gigabyte or many copies at once takes long; what takes how long is for the results to say.
-        return resolve_function(self.path, python=sys.executable, environment=self.environment, timeout_s=120.0)
+        return resolve_function(
+            self.path,
+            python=sys.executable,
+            environment=self.environment,
+            timeout_s=120.0,
+            memory_mb=512 + self.mib,  # It is a limit.
+        )
 
     def missing(self) -> list[str]:
         """Those of the modules it needs that are not installed."""

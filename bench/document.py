@@ -19,6 +19,8 @@ FORMAT = 1
 METRICS = {
     "first_answer": "ms",  # From the request until the client has checked the first response.
     "restore": "ms",
+    "criu": "ms",  # Of `restore`, by CRIU's own clock, once it has begun.
+    "criu_forking": "ms",  # Of that, making the processes and what they share.
     "hooks": "ms",
     "init": "ms",  # What a cold start has in place of restore and hooks.
     "rest": "ms",  # Of what comes before the first call: sandbox, handing over, clean-up before the copy is ours.

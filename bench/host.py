@@ -41,6 +41,7 @@ def describe(runtime: Runtime, folder: Path) -> dict[str, Any]:
         "memory": memory.get("MemTotal", "unknown").strip(),
         "swap": memory.get("SwapTotal", "unknown").strip(),
         "huge_pages": read("/sys/kernel/mm/transparent_hugepage/enabled") or "none",
+        "pages_out": pages_out(),
         "cgroup": read("/proc/self/cgroup"),
         "cpu_limit": read("/sys/fs/cgroup/cpu.max") or "none",
         "disk": disk(folder),
@@ -48,6 +49,15 @@ def describe(runtime: Runtime, folder: Path) -> dict[str, Any]:
         "criu": runtime.criu.describe(),
         "commit": commit(),
     }
+
+
+def pages_out(sys: Path = Path("/sys")) -> bool:
+    """Whether the kernel gives up memory that has not been used for a while, though there is free memory: by DAMON
+    (Documentation/admin-guide/mm/damon). What is in the page cache, and copies' memory, then comes from the disk again.
+    """
+    running = (path.parent for path in sys.glob("kernel/mm/damon/admin/kdamonds/*/state") if read(path) == "on")
+    actions = {read(action) for path in running for action in path.glob("contexts/*/schemes/*/action")}
+    return "pageout" in actions or read(sys / "module/damon_reclaim/parameters/enabled") == "Y"
 
 
 def disk(folder: Path) -> str:

@@ -19,6 +19,9 @@ WAYS = {
     "plain": "the runtime, on demand, with images as CRIU wrote them",
     "ours": "the runtime, on demand: nothing is prepared ahead",
     "ours-ready": "the runtime, with CRIU and sandbox prepared ahead of the request",
+    "parked": "the runtime, by a copy that was restored ahead and waits before its after-restore hooks",
+    "unboxed": "the runtime on demand, without the sandbox: root in PID and mount namespaces",
+    "unboxed-ready": "the same, prepared ahead",
     "fork": "os.fork() of the warmed process, outside of any sandbox: the floor",
 }
 #: Is told what is done, how much of it is over, and how much there is.
@@ -44,6 +47,8 @@ class Plan:
         idle: how many copies are to wait at once.
         cold_caches: measure with the page cache dropped too.
         snapshots: how often each snapshot is made.
+        limit_s: the longest that all of it may take, seconds; what has not been measured by then is left out. On a
+            machine that is slow, or busy with other things, there are fewer samples, not more time.
     """
 
     workloads: tuple[str, ...]
@@ -57,6 +62,7 @@ class Plan:
     idle: tuple[int, ...] = (1, 10, 100)
     cold_caches: bool = True
     snapshots: int = 3
+    limit_s: float = 1200.0
 
 
 #: What --quick leaves of it.
@@ -79,12 +85,23 @@ def quick(workloads: tuple[str, ...], ways: tuple[str, ...], seed: int) -> Plan:
         bursts=(8, 24),
         busy=("pandas",),
         snapshots=1,
+        limit_s=155.0,
     )
 
 
+#: How the time that is left after warming up is shared out.
+SHARES = {"measuring": 0.6, "measuring memory": 0.15, "measuring with cold caches": 0.25}
+
+
 def enough(plan: Plan, cost_s: float) -> int:
-    """How many samples a cell gets that costs `cost_s` seconds each."""
-    return max(plan.least, min(plan.most, int(plan.cell_s / cost_s)))
+    """How many samples a cell gets that costs `cost_s` seconds each; one, where that is more than a cell's time."""
+    return max(plan.least if cost_s <= plan.cell_s else 1, min(plan.most, int(plan.cell_s / cost_s)))
+
+
+def fitted(counts: Mapping[Cell, int], cost_s: Mapping[Cell, float], least: int, limit_s: float) -> dict[Cell, int]:
+    """`counts`, lowered in proportion (to no less than `least`) where they would take longer than `limit_s`."""
+    total = sum(count * cost_s[cell] for cell, count in counts.items())
+    return {cell: max(min(least, count), int(count * min(1.0, limit_s / total))) for cell, count in counts.items()}
 
 
 def interleaved(counts: Mapping[Cell, int], draw: random.Random) -> list[Cell]:

@@ -19,6 +19,9 @@ _COLOURS = {
     "plain": "#cc79a7",
     "ours": "#d55e00",
     "ours-ready": "#e69f00",
+    "parked": "#f0e442",
+    "unboxed": "#f0b090",
+    "unboxed-ready": "#f0d090",
     "fork": "#009e73",
 }
 _NAMES = {
@@ -28,8 +31,11 @@ _NAMES = {
     "criu": "stock CRIU",
     "criu-lazy": "CRIU, lazy pages",
     "plain": "ours, plain images",
+    "unboxed": "ours without sandbox",
+    "unboxed-ready": "the same, ready",
     "ours": "ours, on demand",
     "ours-ready": "ours, CRIU pre-started",
+    "parked": "ours, parked",
     "fork": "os.fork()",
 }
 _MIB = 1 << 20
@@ -86,7 +92,7 @@ def _latency(plt: Any, document: Document) -> Any:
             bound = way == "python-pass"
             values = document.samples(Cell(plan.NO_WORKLOAD if bound else workload, way), "first_answer")
             if not values:
-                axis.text(0.02, place, "does not work, or not measured", transform=axis.get_yaxis_transform(),
+                axis.text(0.02, place, "no answer, or not measured", transform=axis.get_yaxis_transform(),
                           va="center", fontsize=8, color="#888888")  # fmt: skip
                 continue
             p50, low, high = median(values), percentile(values, 0.05), percentile(values, 0.95)
@@ -126,9 +132,11 @@ def _size(plt: Any, document: Document) -> Any:
         points = sorted((sizes[cell.workload], cell) for cell in cells if cell.way == way)
         values = [document.samples(cell, "first_answer") for _, cell in points]
         places, medians = [mib for mib, _ in points], [median(one) for one in values]
-        axis.fill_between(places, [percentile(one, 0.05) for one in values], [percentile(one, 0.95) for one in values],
-                          color=_COLOURS[way], alpha=0.15, linewidth=0)  # fmt: skip
-        axis.plot(places, medians, "o-", color=_COLOURS[way], linewidth=2.4 if way.startswith("ours") else 1.6)
+        below = [p50 - percentile(one, 0.05) for p50, one in zip(medians, values, strict=True)]
+        above = [percentile(one, 0.95) - p50 for p50, one in zip(medians, values, strict=True)]
+        thick = 2.6 if way.startswith("ours") else 1.5
+        axis.errorbar(places, medians, (below, above), fmt="none", color=_COLOURS[way], alpha=0.4, linewidth=3)
+        axis.plot(places, medians, "o-", color=_COLOURS[way], linewidth=thick)
         ends.append((medians[-1], places[-1], way))
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -137,7 +145,7 @@ def _size(plt: Any, document: Document) -> Any:
     _label_ends(axis, ends)
     axis.set_xlabel("memory of the process that the handler has written at init, incompressible")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _milliseconds(value)))
-    axis.set_ylabel("logarithmic; the shade is from the 5th to the 95th percentile")
+    axis.set_ylabel("logarithmic; bars: from the 5th to the 95th percentile")
     axis.set_title("Request to first correct answer, by memory size", loc="left")
     return figure
 

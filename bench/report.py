@@ -7,7 +7,7 @@ from typing import Any
 
 from snapruntime.bench import cases, plan
 from snapruntime.bench.document import Cell, Document, in_order
-from snapruntime.bench.stats import ENOUGH_FOR_P99, interval, median, percentile
+from snapruntime.bench.stats import ENOUGH_FOR_P99, difference_interval, interval, median, percentile
 from snapruntime.bench.targets import Verdict, judge
 
 _MIB = 1 << 20
@@ -44,9 +44,14 @@ def write(document: Document, plots: Sequence[str]) -> str:
         "in parentheses.",
         _latencies(document, "warm"),
         "## Where the time goes",
-        "Medians in ms. *Rest* is what else there is before the first call: the copy's /tmp, handing over, and what of "
-        "the clean-up is done by then. Faults are minor + major.",
+        "Medians in ms. *Of it CRIU* is by CRIU's own clock, from when it has read its request; what else there is of "
+        "the restore is sandbox, processes and exec. *Rest* is what else comes before the first call: handing over, "
+        "and what of the clean-up is done by then. Faults are minor + major.",
         _parts(document),
+        "## What the sandbox costs",
+        "First answer in ms, without the sandbox and with it; the target is 3 ms more at the median at the most. "
+        "[95 % bootstrap interval of the difference of the medians].",
+        _sandbox(document),
         "## Many at once",
         "So many requests at the same moment, by threads of one client. The latency counts from that moment. The rate "
         "counts until all copies are gone and everything prepared ahead is there again.",
@@ -76,7 +81,9 @@ def write(document: Document, plots: Sequence[str]) -> str:
 
 def _head(content: Mapping[str, Any]) -> str:
     host, load = content["host"], content["load"]
-    state = "" if content["complete"] else f" **The run was ended while {content['phase']}: figures are missing.**"
+    busy = load["start"][0] > 0.5 * host.get("cpus", 1)
+    state = " **The machine was busy with other things.**" if busy else ""
+    state += "" if content["complete"] else f" **The run was ended while {content['phase']}: figures are missing.**"
     return (
         f"`{content['command']}`, {content['began']} to {content['ended']}, seed {content['seed']}.{state}\n\n"
         f"{host.get('cpu', 'unknown')}, {host.get('cpus', '?')} CPUs, {host.get('memory', '?')}, "
@@ -90,6 +97,7 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for verdict in verdicts:
         ratio, sure = verdict.ratio, verdict.sure
+        doubt = f" ({verdict.doubt})" if verdict.doubt else ""
         written = "-"
         if ratio is not None:
             written = number(ratio) if ratio >= 1 else f"1/{1 / ratio:.1f} ({ratio:.4f})"
@@ -104,7 +112,7 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
                 verdict.target.written,
                 written,
                 f"{sure[0]:.4f} to {sure[1]:.4f}" if sure else "-",
-                f"**{verdict.word}**" if verdict.word == "missed" else verdict.word,
+                (f"**{verdict.word}**" if verdict.word == "missed" else verdict.word) + doubt,
                 *medians,
                 f"{verdict.counts[0]}, {verdict.counts[1]}",
             ]
@@ -141,10 +149,29 @@ def _parts(document: Document) -> str:
             return number(median(values)) if values else "-"
 
         faults = [f"{of(f'{kind}minor_faults')} + {of(f'{kind}major_faults')}" for kind in ("first_call_", "")]
-        names = ("restore", "hooks", "init", "rest", "first_call", "second_call")
+        names = ("restore", "criu", "hooks", "init", "rest", "first_call", "second_call")
         rows.append([cell.workload, cell.way, *map(of, names), *(one.replace("- + -", "-") for one in faults)])
-    head = ["workload", "way", "restore", "hooks", "init", "rest", "first call", "second call"]
+    head = ["workload", "way", "restore", "of it CRIU", "hooks", "init", "rest", "first call", "second call"]
     return table([*head, "faults in first call", "faults from birth"], rows) if rows else "Not measured."
+
+
+def _sandbox(document: Document) -> str:
+    rows = []
+    for cell in _ordered([cell for cell in document.cells("first_answer", "warm") if cell.concurrency == 1]):
+        if cell.way not in ("unboxed", "unboxed-ready"):
+            continue
+        inside = Cell(cell.workload, cell.way.replace("unboxed", "ours"))
+        without, values = document.samples(cell, "first_answer"), document.samples(inside, "first_answer")
+        if not values:
+            continue
+        sure = difference_interval(values, without)
+        more = f"{median(values) - median(without):+.2f}" + (f" [{sure[0]:+.2f}, {sure[1]:+.2f}]" if sure else "")
+        figures = [
+            f"{number(median(one))} / {number(percentile(one, 0.95))} / {_p99(one)}" for one in (without, values)
+        ]
+        rows.append([cell.workload, inside.way, *figures, more, f"{len(without)}, {len(values)}"])
+    head = ["workload", "way", "without: p50 / p95 / p99", "with: p50 / p95 / p99", "more at p50", "n"]
+    return table(head, rows) if rows else "Not measured."
 
 
 def _bursts(document: Document) -> str:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from snapruntime import HostError, Runtime, SnapruntimeError, Snapshot
+from snapruntime import Runtime, SnapruntimeError, Snapshot
 from snapruntime.bench import host, plan, sample
 from snapruntime.bench.cases import CASES, MIB, Case
 from snapruntime.bench.document import FORMAT, Cell, Samples
 from snapruntime.bench.idle import measure_idle
-from snapruntime.bench.stock import Stock
-from snapruntime.bench.ways import Cold, ColdBare, Fork, Pass, Restored, Way, WayError
+from snapruntime.bench.room import own_home
+from snapruntime.bench.stock import Stock, criu_times
+from snapruntime.bench.unboxed import UnboxedRuntime
+from snapruntime.bench.ways import Cold, ColdBare, Fork, Parked, Pass, Restored, Way, WayError
 
-_BURST_WAYS = ("cold", "criu", "criu-lazy", "ours", "ours-ready", "fork")
+_BURST_WAYS = ("cold", "criu", "criu-lazy", "ours", "ours-ready", "parked", "fork")
 _IDLE_WAYS = ("cold", "criu", "ours", "fork")
 #: A burst that would take longer than so many times what a cell may is left out.
 _TOO_LONG = 3.0
+#: After this share of the time, snapshots are made once only.
+_PREPARING = 0.1
+#: The share of the time that is measured for, however long it took to get there.
+_AT_LEAST = 0.25
 _MOST_BURSTS = 20
 _MOST_COLD_CACHES = 10
 #: After so many failures a cell is given up.
@@ -56,9 +61,13 @@ class Run:
         self._draw = random.Random(the_plan.seed)
         self._stop = threading.Event()
         self._runtime: Runtime | None = None
+        self._without: Runtime | None = None
         self._room = Path()
         self._host: Mapping[str, Any] = {}
         self._phase = "starting"
+        self._phases: dict[str, float] = {}
+        self._entered = self._started = time.monotonic()
+        self._deadline = self._started + the_plan.limit_s
         self._began = datetime.now(UTC)
         self._load = host.load()
         self._cases = [case for case in CASES if case.name in the_plan.workloads]
@@ -78,8 +87,10 @@ class Run:
             FunctionError: a response was wrong.
             HostError: this host cannot do it.
         """
-        with _room(home) as room, ExitStack() as stack, Runtime(room) as self._runtime:
+        with own_home(home) as room, ExitStack() as stack, Runtime(room) as self._runtime:
             self._host = host.describe(self._runtime, room)
+            if self._host["pages_out"]:
+                self.notes.append("this kernel pages out what is not used for a while (DAMON): warm is not always warm")
             self._room = room
             try:
                 self._measure(stack)
@@ -90,25 +101,40 @@ class Run:
             finally:
                 # Copies and sandboxes go before the runtime does.
                 stack.close()
-        self._phase = "complete"
+        self._enter("complete")
 
     def _measure(self, stack: ExitStack) -> None:
         self._prepare(stack)
         counts = self._warm_up()
-        order = plan.interleaved(counts, self._draw)
-        self._phase = "measuring"
+        limit = self._plan.limit_s
+        left = max(self._started + limit - time.monotonic(), _AT_LEAST * limit)
+        self._enter("measuring", left)
+        order = plan.interleaved(plan.fitted(counts, self._cost, self._plan.least, left * 0.5), self._draw)
         for done, cell in enumerate(order):
             self._tell(f"Measuring: {cell}", done, len(order))
+            if time.monotonic() > self._deadline:
+                # They are spread evenly, so every cell has lost its share.
+                self.notes.append(f"the time was over when {done} of {len(order)} samples had been taken")
+                break
             self._take(cell)
+        self._enter("measuring memory", left)
         self._idle()
         if self._plan.cold_caches:
+            self._enter("measuring with cold caches", left)
             self._cold_caches()
+
+    def _enter(self, phase: str, left: float = 0.0) -> None:
+        """Begin a phase, which gets its share of `left` seconds."""
+        now = time.monotonic()
+        self._phases[self._phase] = round(now - self._entered, 1)
+        self._phase, self._entered, self._deadline = phase, now, now + left * plan.SHARES.get(phase, 1.0)
 
     def stop(self) -> None:
         """End it as soon as possible: what is being waited for is ended too."""
         self._stop.set()
-        if self._runtime is not None:
-            self._runtime.close()
+        for runtime in (self._runtime, self._without):
+            if runtime is not None:
+                runtime.close()
 
     def _tell(self, text: str, done: int, total: int) -> None:
         if self._stop.is_set():
@@ -118,7 +144,7 @@ class Run:
     # What is made once.
 
     def _prepare(self, stack: ExitStack) -> None:
-        self._phase = "making snapshots"
+        self._enter("making snapshots")
         if "python-pass" in self._plan.ways:
             self._ways[Cell(plan.NO_WORKLOAD, "python-pass")] = Pass()
         for done, case in enumerate(self._cases):
@@ -161,10 +187,21 @@ class Run:
             snapshot(plain=False)
             return stack.enter_context(runtime.snapshot(function))
 
+        def restored(snapshot: Snapshot, *, ahead: bool = False) -> Way:
+            return Restored(snapshot, lambda: criu_times(snapshot), ahead=ahead)
+
+        def unboxed() -> Snapshot:
+            if self._without is None:
+                self._without = stack.enter_context(UnboxedRuntime(self._room))
+            return stack.enter_context(self._without.snapshot(replace(function, uid=0, gid=0)))
+
         makers: dict[str, Callable[[], Way]] = {
-            "ours": lambda: Restored(snapshot(plain=False)),
-            "ours-ready": lambda: Restored(again(), ahead=True),
-            "plain": lambda: Restored(snapshot(plain=True)),
+            "ours": lambda: restored(snapshot(plain=False)),
+            "ours-ready": lambda: restored(again(), ahead=True),
+            "parked": lambda: Parked(snapshot(plain=False)),
+            "unboxed": lambda: restored(unboxed()),
+            "unboxed-ready": lambda: restored(unboxed(), ahead=True),
+            "plain": lambda: restored(snapshot(plain=True)),
             "criu": lambda: Stock(snapshot(plain=True)),
             "criu-lazy": lambda: Stock(snapshot(plain=True), lazy=True),
             "cold": lambda: Cold(runtime.cold(function)),
@@ -174,7 +211,8 @@ class Run:
         return {name: make for name, make in makers.items() if name in self._plan.ways}
 
     def _make_snapshot(self, runtime: Runtime, case: Case, stack: ExitStack, *, plain: bool) -> Snapshot:
-        times = 1 if case.mib else self._plan.snapshots
+        late = time.monotonic() - self._started > _PREPARING * self._plan.limit_s
+        times = 1 if case.mib or late else self._plan.snapshots
         for left in reversed(range(times)):
             began = time.perf_counter()
             snapshot = runtime.snapshot(case.function(), rebuild=True, plain_images=plain)
@@ -196,7 +234,7 @@ class Run:
     # Warming up, which says what each cell costs, and so how many samples of it there is time for.
 
     def _warm_up(self) -> dict[Cell, int]:
-        self._phase = "warming up"
+        self._enter("warming up")
         counts: dict[Cell, int] = {}
         for done, (cell, way) in enumerate(list(self._ways.items())):
             self._tell(f"Warming up: {cell}", done, len(self._ways))
@@ -232,7 +270,8 @@ class Run:
             if not self._take(cell, keep=False):
                 return
             cost = time.perf_counter() - began
-        counts[cell] = max(1, min(_MOST_BURSTS, int(self._plan.cell_s / cost)))
+        self._cost[cell] = cost
+        counts[cell] = max(1, min(_MOST_BURSTS, self._plan.most, int(self._plan.cell_s / cost)))
 
     def _does_not_work(self, cell: Cell, error: Exception) -> None:
         if self._stop.is_set():
@@ -275,7 +314,6 @@ class Run:
 
     def _idle(self) -> None:
         """Memory of copies that wait."""
-        self._phase = "measuring memory"
         cells = [
             Cell(cell.workload, cell.way, "idle", count)
             for cell in list(self._ways)
@@ -286,8 +324,8 @@ class Run:
             self._tell(f"Copies that wait: {cell}", done, len(cells))
             alone = Cell(cell.workload, cell.way)
             cost = self._cost[alone] * cell.concurrency
-            if cost > 2 * _TOO_LONG * self._plan.cell_s:
-                self.notes.append(f"{cell} was left out: starting so many would take {cost:.0f} s")
+            if time.monotonic() + cost > self._deadline:
+                self.notes.append(f"{cell} was left out: starting so many would take {cost:.0f} s, more than was left")
                 continue
             try:
                 measure_idle(self._ways[alone], self._of[cell.workload], cell, self._draw, self.samples, self._check)
@@ -303,7 +341,6 @@ class Run:
 
     def _cold_caches(self) -> None:
         """Rounds of one sample per cell, the page cache dropped before each."""
-        self._phase = "measuring with cold caches"
         for cell, way in list(self._ways.items()):
             if cell.way == "fork":
                 way.close()  # The page cache keeps what a process has mapped.
@@ -312,9 +349,12 @@ class Run:
         dropper = host.CacheDropper(self._room)
         self.notes.append(f"cold-cache: {dropper.how}")
         spent = dict.fromkeys(cells, 0.0)
-        for turn in range(_MOST_COLD_CACHES):
+        for turn in range(min(_MOST_COLD_CACHES, self._plan.most)):
             left = [cell for cell in cells if turn < self._plan.least or spent[cell] < self._plan.cell_s]
             for done, cell in enumerate(self._draw.sample(left, len(left))):
+                if time.monotonic() > self._deadline:
+                    self.notes.append(f"cold-cache: the time was over after {turn} rounds and {done} more samples")
+                    return
                 where = Cell(cell.workload, cell.way, "cold-cache")
                 self._tell(f"Cold caches, round {turn + 1}: {where}", done, len(left))
                 self._ways[where] = self._ways[cell]
@@ -332,6 +372,7 @@ class Run:
             "phase": self._phase,
             "began": self._began.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": dict(self._phases),
             "load": {"start": self._load, "end": host.load()},
             "host": dict(self._host),
             "versions": host.versions(),
@@ -344,35 +385,3 @@ class Run:
 
 #: What `python -c pass` is asked, and what it answers.
 _NOTHING = Case(plan.NO_WORKLOAD, "", lambda _: (None, None))
-
-
-@contextlib.contextmanager
-def _room(home: Path) -> Iterator[Path]:
-    """A data folder for the benchmark's own snapshots, with the CRIU of `home`; emptied of its gigabytes afterwards."""
-    folder = home / "bench"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError(
-                f"Another benchmark runs in {folder}.", hint="Wait for its end, or use another --home."
-            ) from None
-        _empty(folder)  # What a run left that was killed.
-        if (home / "criu").is_dir():
-            (folder / "criu").symlink_to((home / "criu").resolve())
-        try:
-            yield folder
-        finally:
-            _empty(folder)
-    finally:
-        os.close(lock)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -60,6 +60,7 @@ def one(way: Way, case: Case, name: str, draw: random.Random) -> dict[str, float
             began = time.perf_counter()
             checked(alive, second, case, name)
             values["second_call"] = (time.perf_counter() - began) * 1000
+        values |= alive.details()
     finally:
         alive.close()
     return values

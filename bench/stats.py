@@ -7,7 +7,8 @@ which would warm the cold starts of the workloads that map it too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 #: Below so many samples, a 99th percentile is (nearly) the largest of them and is marked.
 ENOUGH_FOR_P99 = 100
@@ -53,6 +54,19 @@ def ratio_interval(
     above: Sequence[float], below: Sequence[float], confidence: float = 0.95, seed: int = 0
 ) -> Interval | None:
     """A bootstrap confidence interval of the ratio of two medians; None where there are fewer than 5 samples of one."""
+    return _compared(above, below, lambda one, other: one / other if other.all() else None, confidence, seed)
+
+
+def difference_interval(
+    above: Sequence[float], below: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """The same of the difference of two medians."""
+    return _compared(above, below, lambda one, other: one - other, confidence, seed)
+
+
+def _compared(
+    above: Sequence[float], below: Sequence[float], how: Callable[[Any, Any], Any], confidence: float, seed: int
+) -> Interval | None:
     if min(len(above), len(below)) < 5:
         return None
     import numpy as np
@@ -61,9 +75,10 @@ def ratio_interval(
     medians = [
         np.median(draw.choice(np.asarray(values), (_RESAMPLED, len(values))), axis=1) for values in (above, below)
     ]
-    if not np.all(medians[1]):
+    compared = how(*medians)
+    if compared is None:
         return None
-    low, high = np.quantile(medians[0] / medians[1], [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(compared, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -71,7 +86,9 @@ def differ(one: Sequence[float], other: Sequence[float]) -> float:
     """The two-sided p-value of Mann and Whitney's test: how likely such a difference is between equal things."""
     from scipy.stats import mannwhitneyu
 
-    return float(mannwhitneyu(one, other, alternative="two-sided").pvalue)
+    probability = float(mannwhitneyu(one, other, alternative="two-sided").pvalue)
+    # Samples that are all the same number differ by nothing; scipy 1.18 and newer have no number for that.
+    return 1.0 if math.isnan(probability) else probability
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

@@ -2,8 +2,8 @@
 
 This comparison is as favourable to CRIU as we know to make it: no log (-v0), its kernel probes kept on a tmpfs, the
 same sandbox prepared beforehand, the copy adopted by the same process. What a request pays for is its /tmp, CRIU's
-exec, its restore, and the first call. It is the one part of the benchmark that uses internals of the runtime, since
-only these have the mounts that the images refer to.
+exec, its restore, and the first call. It uses internals of the runtime, since only
+these have the mounts that the images refer to.
 """
 
 from __future__ import annotations
@@ -17,16 +17,26 @@ from collections.abc import Sequence
 from snapruntime import Instance, Snapshot
 from snapruntime.bench.ways import LIMIT_S, Alive, OfInstance, Way, WayError
 from snapruntime.mechanisms.channel import ChannelEnds
-from snapruntime.mechanisms.criu import command_line
+from snapruntime.mechanisms.criu import WORK_FOLDER, command_line
+from snapruntime.mechanisms.images import load
 from snapruntime.mechanisms.process import Process
 from snapruntime.mechanisms.spawner import host_path
 from snapruntime.mechanisms.store import IMAGES
+from snapruntime.values.life import Event
 from snapruntime.workflows.launch import Launched
-from snapruntime.workflows.restore import run_after_restore
+from snapruntime.workflows.life import Life
+from snapruntime.workflows.parked import run_after_restore
 
 _CONTROL, _LOG, _STATUS = 10, 11, 12
 #: On the spawner's own tmpfs.
 _WORK = "/run/snapruntime/bench"
+
+
+def criu_times(snapshot: Snapshot, work: str = WORK_FOLDER) -> dict[str, float]:
+    """What CRIU itself says that its last restore took, and of that making the processes (`stats-restore`)."""
+    path = snapshot._spawner.path(f"{work}/stats-restore")
+    entry = load(snapshot._criu, path)["entries"][0]["restore"]  # Microseconds.
+    return {"criu": entry["restore_time"] / 1000, "criu_forking": entry["forking_time"] / 1000}
 
 
 class Stock(Way):
@@ -75,7 +85,7 @@ class Stock(Way):
         options += ["--lazy-pages"] if daemon is not None else []
         fds = {_CONTROL: ends.far_control.fileno(), _LOG: ends.far_log}
         try:
-            with self._criu("restore", work, options, fds) as criu:
+            with self._criu("restore", work, options, fds, copy) as criu:
                 ended = criu.wait(LIMIT_S)
                 if ended is None or ended.status != 0:
                     raise WayError(f"criu restore: {ended or 'no end within the time limit'}; {self._said(work)}")
@@ -93,23 +103,30 @@ class Stock(Way):
 
         restore_ms = (time.monotonic() - requested) * 1000
         try:
-            hooks_ms = run_after_restore(launched, copy, time.monotonic() + LIMIT_S)
+            message = {"type": "restore", "environment": dict(snapshot._given), "keep_seeds": False}
+            hooks_ms = run_after_restore(launched, message, copy, time.monotonic() + LIMIT_S)
         except BaseException:
             launched.close()
             discard()
             raise
+        life = Life()
+        for event in (Event.REQUESTED, Event.RESTORED, Event.HANDED_OVER, Event.RESUMED):
+            life.on(event)
         instance = Instance(
             snapshot._function,
             launched,
+            life,
             requested=requested,
             snapshot=snapshot.id,
             restore_ms=restore_ms,
             hooks_ms=hooks_ms,
             on_close=discard,
         )
-        return OfInstance(instance)
+        return OfInstance(instance, lambda: criu_times(snapshot, work))
 
-    def _criu(self, command: str, work: str, options: Sequence[str], fds: dict[int, int]) -> Process:
+    def _criu(
+        self, command: str, work: str, options: Sequence[str], fds: dict[int, int], copy: str | None = None
+    ) -> Process:
         snapshot = self._snapshot
         common = ["--images-dir", self._images, "--work-dir", work, "-v0", "--log-file", f"{work}/{command}.log"]
         if command == "restore":
@@ -118,7 +135,9 @@ class Stock(Way):
             [*command_line(snapshot._criu), command, *common, *options],
             environment={"PATH": os.defpath, "HOME": "/"},
             fds=fds,
-            ruid=snapshot._function.uid,
+            namespaces=snapshot._sandbox.namespaces if copy else 0,
+            plan=snapshot._sandbox.surround(copy) if copy else [],
+            real=(snapshot._function.uid, snapshot._function.gid),
         )
 
     def _folder(self) -> str:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from snapruntime import ColdStarter, Instance, Snapshot
+from snapruntime import Parked as ParkedCopy
 from snapruntime.bench.cases import Case
 
 BARE = Path(__file__).with_name("bare.py")
@@ -46,6 +48,10 @@ class Alive(ABC):
     @abstractmethod
     def call(self, event: Any) -> Any:
         """The response to an event. Raises WayError."""
+
+    def details(self) -> Mapping[str, float]:
+        """What else is known of its start, where finding that out takes time: metric -> milliseconds."""
+        return {}
 
     @abstractmethod
     def close(self) -> None:
@@ -79,10 +85,16 @@ class Way(ABC):
 
 
 class OfInstance(Alive):
-    """A process of the runtime's."""
+    """A process of the runtime's.
 
-    def __init__(self, instance: Instance) -> None:
+    Args:
+        instance: the process.
+        details: see `Alive.details`.
+    """
+
+    def __init__(self, instance: Instance, details: Callable[[], Mapping[str, float]] = dict) -> None:
         self._instance = instance
+        self._details = details
         self.pid = instance.pid
         parts = {"restore": instance.restore_ms, "hooks": instance.hooks_ms, "init": instance.init_ms}
         self.parts = {name: value for name, value in parts.items() if value is not None}
@@ -93,6 +105,9 @@ class OfInstance(Alive):
             raise WayError(f"{dict(answer.error or {})}")
         return answer.result
 
+    def details(self) -> Mapping[str, float]:
+        return self._details()
+
     def close(self) -> None:
         self._instance.close()
 
@@ -101,20 +116,44 @@ class Restored(Way):
     """Copies of a snapshot, by the runtime.
 
     Args:
+        snapshot: what of.
+        details: see `Alive.details`.
         ahead: have them prepared ahead; not at the same time as others are restored, but before.
     """
 
-    def __init__(self, snapshot: Snapshot, *, ahead: bool = False) -> None:
+    def __init__(
+        self, snapshot: Snapshot, details: Callable[[], Mapping[str, float]] = dict, *, ahead: bool = False
+    ) -> None:
         self._snapshot = snapshot
+        self._details = details
         self._ahead = ahead
 
     def start(self) -> Alive:
-        return OfInstance(self._snapshot.restore())
+        return OfInstance(self._snapshot.restore(), self._details)
 
     def settle(self, count: int) -> None:
         if self._ahead:
             self._snapshot.keep_ready(count, max(0, count - self._snapshot.wait_ready()))
             self._snapshot.wait_ready()
+
+
+class Parked(Way):
+    """Copies of a snapshot that were restored before they are asked for, and wait before their after-restore hooks."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._copies: queue.SimpleQueue[ParkedCopy] = queue.SimpleQueue()
+
+    def start(self) -> Alive:
+        return OfInstance(self._copies.get_nowait().resume())
+
+    def settle(self, count: int) -> None:
+        while self._copies.qsize() < count:
+            self._copies.put(self._snapshot.park())
+
+    def close(self) -> None:
+        while not self._copies.empty():
+            self._copies.get_nowait().close()
 
 
 class Cold(Way):
@@ -208,9 +247,10 @@ class Fork(Way):
 
     def close(self) -> None:
         self._control.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # With all that it has forked.
-        self.process.wait()
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # With all that it has forked.
+            self.process.wait()
 
 
 class _Forked(_OverSocket):

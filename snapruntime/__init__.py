@@ -25,10 +25,11 @@ if TYPE_CHECKING:
         SnapshotError,
         UsageError,
     )
-    from snapruntime.values.model import Function, Invocation
+    from snapruntime.values.model import Credentials, Function, Invocation
     from snapruntime.worker.registry import register_after_restore, register_before_snapshot
     from snapruntime.workflows.cold import ColdStarter
     from snapruntime.workflows.instance import Instance
+    from snapruntime.workflows.parked import Parked
     from snapruntime.workflows.resolve import resolve_function
     from snapruntime.workflows.restore import Snapshot
     from snapruntime.workflows.runtime import Runtime
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 #: Loaded when first used: the spawner imports this package too, and has to stay small.
 _WHERE = {
     "ColdStarter": "workflows.cold",
+    "Credentials": "values.model",
     "DamagedSnapshotError": "values.errors",
     "Function": "values.model",
     "FunctionError": "values.errors",
     "HostError": "values.errors",
     "Instance": "workflows.instance",
+    "Parked": "workflows.parked",
     "Invocation": "values.model",
     "RestoreError": "values.errors",
     "Runtime": "workflows.runtime",
@@ -55,12 +58,14 @@ _WHERE = {
 
 __all__ = [
     "ColdStarter",
+    "Credentials",
     "DamagedSnapshotError",
     "Function",
     "FunctionError",
     "HostError",
     "Instance",
     "Invocation",
+    "Parked",
     "RestoreError",
     "Runtime",
     "SnapruntimeError",

@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-from snapruntime import Function, resolve_function
+import psutil
+
+from snapruntime import Function, Runtime, resolve_function
 
 #: Mounts that we or our tests may have made; others may come and go on a host that does other things meanwhile.
 _OURS = re.compile("snapruntime|criu|pytest-")
@@ -123,6 +125,12 @@ def _descriptors() -> Iterable[str]:
             continue  # The one that lists the folder.
         if not target.startswith("/proc/"):
             yield f"{name} -> {target}"
+
+
+def spawner_of(runtime: Runtime) -> psutil.Process:
+    """The process that has all others below it: PID 1 of their PID namespace."""
+    (inner,) = psutil.Process(runtime._spawner._process.pid).children()
+    return inner
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:

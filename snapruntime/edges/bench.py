@@ -1,4 +1,7 @@
-"""`snapruntime bench`: runs the benchmark of `bench/`, shows how far it is, and writes what came of it."""
+"""`snapruntime bench`: runs the benchmark of `bench/`, shows how far it is, and writes what came of it.
+
+Other commands import this module too, so what only a measurement needs is imported inside.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from snapruntime.bench import cases, plan
@@ -79,7 +81,7 @@ def bench(
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise HostError(
             f"The benchmark needs {', '.join(missing)}, which {sys.executable} has not.",
-            hint="Install the extra: pip install 'snapruntime[bench]'",
+            hint="Install the extra `bench`, from the folder of the source: pip install '.[bench]'",
         )
     if compared:
         if quick or workloads or ways or seed is not None:
@@ -134,6 +136,8 @@ def _measure(home: Path, the_plan: plan.Plan, out: Path, stopper: Stopper) -> in
             pass
         except SnapruntimeError as error:
             trouble = error
+    if trouble is not None and not run.samples.rows():
+        raise trouble  # There is nothing to keep.
     measured = save()
     pictures = plots.draw(measured, out, path.stem)
     path.with_suffix(".md").write_text(report.write(measured, pictures), "utf-8")
@@ -165,6 +169,8 @@ def _shown(console: Console) -> Iterator[plan.Progress]:
 
         yield line
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         task = bars.add_task("Starting", total=None)
@@ -179,6 +185,7 @@ def _verdicts(measured: Document) -> Table:
         table.add_column(name)
     for verdict in targets.judge(measured):
         ratio = "-" if verdict.ratio is None else f"{verdict.ratio:.4f}"
+        doubt = f"({verdict.doubt})" if verdict.doubt else ""
         style = {"met": "green", "missed": "red"}.get(verdict.word)
-        table.add_row(verdict.target.claim, verdict.target.written, ratio, verdict.word, style=style)
+        table.add_row(verdict.target.claim, verdict.target.written, ratio, " ".join((verdict.word, doubt)), style=style)
     return table

@@ -6,6 +6,7 @@ What takes time to import is imported inside: a Ctrl-C meanwhile finds the handl
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -13,10 +14,14 @@ from typing import NoReturn
 
 from snapruntime.edges.interrupt import leave, of_signal, on_signals
 
+#: What a write to a stream fails with, when that cannot take more: its disk, its quota, its file's size, its device.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
     on_signals(leave)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Ignored, as some callers leave it, no child could be waited for.
     _fill_standard_streams()
     try:
         code = _run()
@@ -26,6 +31,10 @@ def main() -> NoReturn:
         code = of_signal(signal.SIGPIPE)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except OSError as error:
+        if not _of_a_stream(error):
+            raise
+        code = _unwritable(error)
     on_signals(lambda *_: None)
     with contextlib.suppress(OSError, ValueError):
         # Nothing may be left for the interpreter to flush into a closed pipe, which it would complain about.
@@ -46,9 +55,12 @@ def _run() -> int:
 
     from snapruntime.edges import exits
     from snapruntime.edges.commands import commands
+    from snapruntime.edges.completion import complete
     from snapruntime.values.errors import SnapruntimeError
 
     debug = "--debug" in sys.argv
+    if (completed := complete(commands)) is not None:
+        return completed
     try:
         # Not by click's main(): it makes a 1 of a closed pipe, which is the function's.
         with commands.make_context("snapruntime", sys.argv[1:]) as context:
@@ -65,12 +77,29 @@ def _run() -> int:
 
         from snapruntime.edges.report import describe
 
-        Console(stderr=True, soft_wrap=True, highlight=False).print(describe(error, debug=debug))
+        with contextlib.suppress(OSError):  # Standard error may be what failed; the code still tells.
+            Console(stderr=True, soft_wrap=True, highlight=False).print(describe(error, debug=debug))
         return exits.exit_code(error)
     except (BrokenPipeError, SystemExit):
         raise
     except Exception as error:
+        if _of_a_stream(error):
+            raise
         return _internal(error)
+
+
+def _of_a_stream(error: Exception) -> bool:
+    """Whether it is that what a command prints cannot be written. Operations on files name them; writes do not."""
+    return isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None
+
+
+def _unwritable(error: OSError) -> int:
+    """Say so, if standard error is not what failed: no mistake of ours."""
+    from snapruntime.edges import exits
+
+    with contextlib.suppress(OSError):
+        print(f"Error: Writing the output failed: {error.strerror}.", file=sys.stderr, flush=True)
+    return exits.HOST
 
 
 def _internal(error: Exception) -> int:

@@ -15,6 +15,14 @@ from snapruntime.values.errors import (
     SnapshotError,
     UsageError,
 )
+from snapruntime.values.service_errors import (
+    CodeStorageExceededException,
+    ServiceError,
+    ServiceException,
+    SnapStartException,
+    SnapStartRegenerationFailureException,
+    SnapStartTimeoutException,
+)
 
 OK = 0
 FUNCTION = 1
@@ -23,6 +31,7 @@ HOST = 3
 SNAPSHOT = 4
 RESTORE = 5
 WORSE = 6
+FINDINGS = 7
 #: A mistake of ours: anything that is raised and is not a SnapruntimeError (sysexits.h calls it EX_SOFTWARE).
 INTERNAL = 70
 
@@ -33,8 +42,9 @@ MEANINGS = {
     USAGE: "the command line, the event or a file cannot be used",
     HOST: "this host cannot: no root, no CRIU, a kernel option is missing",
     SNAPSHOT: "no snapshot could be taken",
-    RESTORE: "a snapshot could not be restored, not even one made anew",
+    RESTORE: "a snapshot could not be restored, not even one made anew; with `--cold`: no process could be started",
     WORSE: "`bench --compare` found something worse",
+    FINDINGS: "`check` found what is not safe to be copied",
     INTERNAL: "an error in snapruntime itself",
     of_signal(signal.SIGHUP): "ended by SIGHUP",
     of_signal(signal.SIGINT): "ended by Ctrl-C (SIGINT)",
@@ -50,6 +60,13 @@ _CODES: dict[type[SnapruntimeError], int] = {
     CriuError: HOST,
     SnapshotError: SNAPSHOT,
     RestoreError: RESTORE,
+    # What a caller of the API does wrong, one of the command line does as well.
+    ServiceError: USAGE,
+    ServiceException: HOST,
+    CodeStorageExceededException: HOST,
+    SnapStartException: FUNCTION,
+    SnapStartTimeoutException: FUNCTION,
+    SnapStartRegenerationFailureException: SNAPSHOT,
 }
 
 

@@ -10,8 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -83,6 +86,9 @@ class Stopper:
 
         To be called from the main thread, once.
         """
+        # Not above: it takes longer to import than all else here, and until then a Ctrl-C would find no handler set.
+        from concurrent.futures import Future
+
         outcome: Future[int] = Future()
 
         def body() -> None:

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -183,9 +182,9 @@ class RequestLog:
 
 
 def payload_line(invocation: Invocation) -> bytes:
-    """What Lambda's Invoke would have returned: the response, or the error document."""
+    """What Lambda's Invoke would have returned, as JSON on one line: the response, or the error document."""
     if invocation.payload is not None:
-        return invocation.payload
+        return _as_json(invocation.payload)
     return _json(dict(invocation.error or {}))
 
 
@@ -206,15 +205,14 @@ def json_line(invocation: Invocation) -> bytes:
         head["init_ms"] = invocation.init_ms
     tail: dict[str, Any] = {"logs": invocation.logs}
     if invocation.error is not None:
-        error = {**invocation.error, "stackTrace": invocation.error.get("stackTrace", [])}
-        return _json(head | {"phase": invocation.phase, "error": error} | tail)
+        return _json(head | {"phase": invocation.phase, "error": dict(invocation.error)} | tail)
     # As the function wrote it: a number with many digits would not survive reading and writing.
     result = _as_json(invocation.payload or b"")
     return _json(head)[:-1] + b', "result": ' + result + b", " + _json(tail)[1:]
 
 
 def _as_json(payload: bytes) -> bytes:
-    """A payload as a part of a JSON line; as a string where it is no JSON, which bytes from a handler may be."""
+    """A payload on one line; as a string where it is no JSON, which bytes from a handler may be."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -228,11 +226,6 @@ def _as_json(payload: bytes) -> bytes:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
-def milliseconds_since(started: float) -> float:
-    """Args: started: `time.monotonic()`."""
-    return round((time.monotonic() - started) * 1000, 3)
 
 
 def shortened(text: str, folders: Iterable[str]) -> str:

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from snapruntime.mechanisms.criu import CriuError
-from snapruntime.values.errors import FunctionError, SnapruntimeError
+from snapruntime.values.errors import FunctionError, SnapruntimeError, printable
+from snapruntime.values.model import RESTORE_LIMIT_S
+from snapruntime.values.service_errors import (
+    ResourceConflictException,
+    ResourceNotFoundException,
+    SnapStartNotReadyException,
+    ValidationException,
+)
 
 _FAILED = {
     "init": "The function's init failed",
@@ -17,6 +24,14 @@ _FAILED = {
     "after_restore": "An after-restore hook failed",
     "invoke": "The function failed",
 }
+
+_SERVICE_HINTS = (
+    (ResourceNotFoundException, "alias", "`snapruntime show FUNCTION` lists its aliases."),
+    (ResourceNotFoundException, "", "`snapruntime ls` lists the functions, `snapruntime show FUNCTION` its versions."),
+    (ResourceConflictException, "aliases reference", "Have `snapruntime alias` point them elsewhere or delete them."),
+    (ValidationException, "'functionName'", "A name has letters, digits, - and _ only; :VERSION or :ALIAS may follow."),
+    (SnapStartNotReadyException, "", "Another process is making its snapshot: try again in a moment."),
+)
 
 
 def describe(error: SnapruntimeError, *, debug: bool = False) -> Text:
@@ -43,7 +58,7 @@ def _sentence(error: SnapruntimeError) -> str:
     kind = error.document.get("errorType", "")
     # Which request it was, is said where there are several: in the log.
     said = ": ".join(filter(None, (str(kind), re.sub(r"^RequestId: \S+ Error: ", "", error.message))))
-    return f"{_FAILED.get(error.phase, 'The function failed')}: {said}"
+    return f"{_FAILED.get(error.phase, 'The function failed')}: {printable(said)}"
 
 
 def _with_rest(text: Text, error: SnapruntimeError, debug: bool) -> Text:
@@ -62,6 +77,17 @@ def _hint(error: SnapruntimeError) -> str:
     """What to do about a failure that Lambda's own words leave unexplained."""
     if "attempted relative import with no known parent package" in error.message:
         return "Its folder is a package: from the folder above, run it as package.module.function."
+    missing = re.search(r"Unable to import module '(\w+)[^']*': No module named '(\w+)'", error.message)
+    if missing and missing[1] == missing[2]:
+        return f"{missing[1]} is looked for in the current folder: change to the one that it is in."
+    if missing:
+        return f"{missing[2]} is neither in the code's folder nor in its Python's environment: --python names another."
+    if isinstance(error, FunctionError) and error.phase == "after_restore" and error.code == "Sandbox.Timedout":
+        return f"An after-restore hook did not end: a restore and its hooks have {RESTORE_LIMIT_S:g} s, as on Lambda."
+    # The API's errors are in AWS's own words, which say nothing of our commands.
+    for kind, words, hint in _SERVICE_HINTS:
+        if isinstance(error, kind) and words in error.message:
+            return hint
     return ""
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from snapruntime.edges.interrupt import Stopper
 from snapruntime.edges.session import Order, Session
+from snapruntime.mechanisms.credentials import own_credentials
 from snapruntime.values.errors import UsageError
-from snapruntime.values.model import NOBODY, PAYLOAD_LIMIT
+from snapruntime.values.function import MEMORY_MB
+from snapruntime.values.model import PAYLOAD_LIMIT, Function, Network
 from snapruntime.workflows.instance import encode_event
 from snapruntime.workflows.resolve import resolve_function
 
 #: How many pairs `--compare` answers where no number is asked for.
 _COMPARED = 5
+#: How many may be asked for: each is kept in memory, from before the first is answered.
+_MOST = 100_000
 
 
 @click.command()
 @click.argument("handler")
 @click.option("--event", default="{}", metavar="JSON|@FILE|-", help="The event: JSON, a file, or standard input. [{}]")
-@click.option("-n", "--count", type=click.IntRange(min=1), help="Answer the event so many times. [1]")
+@click.option("-n", "--count", type=click.IntRange(1, _MOST), help="Answer the event so many times. [1]")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
@@ -40,10 +46,10 @@ _COMPARED = 5
 @click.option("--timeout", type=float, default=3.0, metavar="SECONDS", help="The longest an invocation may take. [3]")
 @click.option(
     "--memory",
-    type=click.IntRange(128, 10240),
+    type=click.IntRange(*MEMORY_MB),
     default=512,
     metavar="MB",
-    help="The memory size that the function is told. [512]",
+    help="The memory that the function has. [512]",
 )
 @click.option("--python", metavar="PATH", help="Interpreter or virtual environment to run the function with.")
 @click.option("--cold", is_flag=True, help="No snapshot: a fresh process per invocation.")
@@ -56,9 +62,33 @@ _COMPARED = 5
     is_flag=True,
     help="Leave CRIU's images as they are: copies read their memory instead of mapping it.",
 )
+@click.option("--hook", "hooks", multiple=True, metavar="NAME", help="Take a ready-made hook. Repeatable.")
+@click.option(
+    "--restore-env",
+    "restore_environment",
+    multiple=True,
+    metavar="K=V",
+    help="Set a variable in each copy, before its after-restore hooks. Repeatable.",
+)
+@click.option(
+    "--keep-seeds",
+    is_flag=True,
+    help="Leave generators that init seeded explicitly (random.seed(42)) in their state, the same in every copy.",
+)
+@click.option(
+    "--credentials",
+    is_flag=True,
+    help="Serve the function your AWS credentials, renewed in each copy, and take the hook boto3.",
+)
 @click.option("--ro", "read_only", multiple=True, metavar="PATH", help="Show the function this path too. Repeatable.")
 @click.option(
     "--rw", "writable", multiple=True, metavar="PATH", help="Let the function write to this path. Repeatable."
+)
+@click.option(
+    "--network",
+    type=click.Choice(get_args(Network)),
+    default="host",
+    help="The network it sees: the host's, none, or a loopback of its own. [host]",
 )
 @click.option("--user", default="nobody", metavar="NAME|UID", help="The user it runs as. [nobody]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invocation.")
@@ -79,8 +109,13 @@ def run(
     compare: bool,
     rebuild: bool,
     plain_images: bool,
+    hooks: tuple[str, ...],
+    restore_environment: tuple[str, ...],
+    keep_seeds: bool,
+    credentials: bool,
     read_only: tuple[str, ...],
     writable: tuple[str, ...],
+    network: Network,
     user: str,
     as_json: bool,
     quiet: bool,
@@ -93,18 +128,28 @@ def run(
 
     Responses go to standard output, the log to standard error.
     """
-    for option, given in (("--compare", compare), ("--rebuild", rebuild), ("--plain-images", plain_images)):
+    of_snapshots = {
+        "--compare": compare,
+        "--rebuild": rebuild,
+        "--plain-images": plain_images,
+        "--restore-env": bool(restore_environment),
+        "--keep-seeds": keep_seeds,
+    }
+    for option, given in of_snapshots.items():
         if cold and given:
             raise UsageError(f"--cold makes no snapshot, so {option} has no meaning with it.")
-    function = resolve_function(
+    function = function_of(
         handler,
         python=python,
-        environment=parse_environment(environment),
-        timeout_s=timeout,
-        memory_mb=memory,
+        environment=environment,
+        timeout=timeout,
+        memory=memory,
         read_only=read_only,
         writable=writable,
-        user=parse_user(user),
+        network=network,
+        user=user,
+        hooks=hooks,
+        credentials=credentials,
     )
     order = Order(
         home=home,
@@ -116,6 +161,9 @@ def run(
         compare=compare,
         rebuild=rebuild,
         plain_images=plain_images,
+        keep_seeds=keep_seeds,
+        credentials=credentials,
+        restore_environment=parse_environment(restore_environment, "--restore-env"),
         as_json=as_json,
         quiet=quiet,
         debug=debug,
@@ -124,28 +172,49 @@ def run(
     return stopper.run(lambda: Session(order, stopper).run())
 
 
-def parse_environment(pairs: tuple[str, ...]) -> dict[str, str]:
+def function_of(
+    handler: str,
+    *,
+    python: str | None,
+    environment: tuple[str, ...],
+    timeout: float,
+    memory: int,
+    read_only: tuple[str, ...],
+    writable: tuple[str, ...],
+    network: Network,
+    user: str,
+    hooks: tuple[str, ...],
+    credentials: bool,
+) -> Function:
+    """The function that HANDLER and the options about it name. Raises UsageError."""
+    if both := {*map(os.path.abspath, read_only)} & {*map(os.path.abspath, writable)}:
+        raise UsageError(f"{min(both)} is given with --ro and with --rw.", hint="--rw shows it as well.")
+    function = resolve_function(
+        handler,
+        python=python,
+        environment=parse_environment(environment),
+        timeout_s=timeout,
+        memory_mb=memory,
+        read_only=read_only,
+        writable=writable,
+        network=network,
+        user=user,
+        hooks=(*hooks, *(("boto3",) if credentials else ())),
+    )
+    if credentials:
+        own_credentials()  # that there are some is better known before than by an error within the function
+    return function
+
+
+def parse_environment(pairs: tuple[str, ...], option: str = "--env") -> dict[str, str]:
     """`--env K=V` as a mapping; of the same name, the last counts."""
     environment = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise UsageError(f"--env {pair} does not have the form NAME=VALUE.")
+            raise UsageError(f"{option} {pair} does not have the form NAME=VALUE.")
         environment[name] = value
     return environment
-
-
-def parse_user(user: str) -> str | int:
-    """Root only in so many letters: a number may come from a script that meant another."""
-    if user == "nobody":
-        return NOBODY
-    try:
-        number = int(user)
-    except ValueError:
-        return user
-    if not 0 < number < 1 << 32:
-        raise UsageError(f"--user {user}: root only by name, and no number below 0 or above 4294967295.")
-    return number
 
 
 def read_event(event: str) -> bytes:
@@ -155,9 +224,13 @@ def read_event(event: str) -> bytes:
         UsageError: it cannot be read, is too large, or no JSON.
     """
     if event == "-":
+        if sys.stdin is None:  # What Python makes of a descriptor 0 that was closed when it started.
+            raise UsageError("The event cannot be read: standard input is closed.")
         body = sys.stdin.buffer.read(PAYLOAD_LIMIT + 1)
     elif event.startswith("@"):
         try:
+            if not stat.S_ISREG(os.stat(event[1:]).st_mode):  # A pipe may never end, or never begin.
+                raise UsageError(f"The event file {event[1:]} is no regular file.", hint="`--event -` reads a pipe.")
             with open(event[1:], "rb") as file:
                 body = file.read(PAYLOAD_LIMIT + 1)
         except OSError as error:

@@ -6,23 +6,26 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snapruntime.edges import exits, lambda_log
+from snapruntime.edges import exits
 from snapruntime.edges.interrupt import Stopper
-from snapruntime.edges.output import Output, RequestLog, json_line, milliseconds_since, payload_line, shortened
+from snapruntime.edges.output import Output, RequestLog, json_line, payload_line, shortened
 from snapruntime.edges.report import describe_failure
 from snapruntime.edges.table import Timing, comparison, summary
+from snapruntime.mechanisms.credentials import own_credentials
 from snapruntime.mechanisms.interpreter import inspect
-from snapruntime.values.errors import FunctionError, RestoreError, SnapruntimeError, SnapshotError
+from snapruntime.values.errors import FunctionError, RestoreError, SnapruntimeError, SnapshotError, printable
 from snapruntime.values.model import Function, Invocation
+from snapruntime.workflows import lambda_log
 from snapruntime.workflows.cold import ColdStarter
 from snapruntime.workflows.instance import Instance
+from snapruntime.workflows.launch import milliseconds_since
 from snapruntime.workflows.restore import Snapshot
 from snapruntime.workflows.runtime import Runtime
 
@@ -43,6 +46,9 @@ class Order:
     compare: bool = False
     rebuild: bool = False
     plain_images: bool = False
+    keep_seeds: bool = False
+    credentials: bool = False
+    restore_environment: Mapping[str, str] = field(default_factory=dict)
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
@@ -76,8 +82,14 @@ class Session:
     def run(self) -> int:
         """Returns the exit code. Raises what concerns the run as a whole: UsageError, HostError, SnapshotError."""
         order = self._order
-        with Runtime(order.home) as runtime, ExitStack() as stack:
+        with (
+            Runtime(order.home, credentials=own_credentials if order.credentials else None) as runtime,
+            ExitStack() as stack,
+        ):
             self._stopper.on_stop(runtime.close)
+            if runtime.unlimited:
+                unlimited = ", ".join(runtime.unlimited)
+                self.output.note(f"Not limited on this host: the function's {unlimited}. See `snapruntime doctor`.")
             ways = [True, False] if order.compare else [order.cold]
             requests = [Request(cold) for _ in range(order.count) for cold in ways]
             cold = stack.enter_context(runtime.cold(order.function)) if True in ways else None
@@ -134,7 +146,7 @@ class Session:
             except SnapruntimeError as error:
                 self._making_log = log.text
                 if isinstance(error, FunctionError) and not self._stopper.stopping:
-                    log.lines(lambda_log.init_failed(milliseconds_since(began), error.document, error.phase))
+                    log.lines(lambda_log.init_failed(error.init_ms or 0.0, error.document, error.phase))
                     self._show(log)
                 raise
         if not snapshot.mapped and not order.plain_images:
@@ -143,6 +155,8 @@ class Session:
             output.note(f"Snapshot {snapshot.id} made in {time.monotonic() - began:.1f} s.")
         else:
             output.note(f"Using snapshot {snapshot.id}: nothing that it was made from has changed.")
+        for line in shared_state(snapshot):
+            output.note(line)
         self._runtime_fields = lambda_log.runtime_version(
             function, snapshot.stored.manifest["interpreter"]["version"]
         )  # fmt: skip
@@ -214,12 +228,19 @@ class Session:
             else:
                 assert snapshot is not None
                 log.lines(lambda_log.restore_start(self._runtime_fields))
-                instance = snapshot.restore(requested=request.began, request_id=request.id, sink=log.sink)
+                instance = snapshot.restore(
+                    requested=request.began,
+                    request_id=request.id,
+                    sink=log.sink,
+                    environment=self._order.restore_environment,
+                    keep_seeds=self._order.keep_seeds,
+                )
         except (FunctionError, RestoreError) as error:
             if self._stopper.stopping:
                 return  # It failed because everything is being closed.
             invocation = failed(request, error, snapshot, log.text)
-            took, document = invocation.total_ms, invocation.error or {}
+            init_ms = error.init_ms if isinstance(error, FunctionError) else None
+            took, document = init_ms or invocation.total_ms, invocation.error or {}
             line = lambda_log.init_failed if request.cold else lambda_log.restore_report
             log.lines(line(took, document, invocation.phase))
             if isinstance(error, RestoreError) and not request.cold and not last:
@@ -293,6 +314,14 @@ class Session:
         return exits.exit_code(worst)
 
 
+def shared_state(snapshot: Snapshot) -> list[str]:
+    """What every copy will have of init's threads, in lines."""
+    lines = [f"This thread of init goes on in every copy: {printable(thread)}" for thread in snapshot.threads]
+    if snapshot.native_threads:
+        lines.append(f"Threads of native libraries that go on in every copy: {snapshot.native_threads}")
+    return lines
+
+
 def failed(
     request: Request, error: FunctionError | RestoreError | SnapshotError, snapshot: Snapshot | None, logs: str
 ) -> Invocation:
@@ -304,9 +333,9 @@ def failed(
             document["errorMessage"] = str(document.get("errorMessage", "")).replace(other, request.id)
         phase = error.phase
     else:
-        document = {"errorMessage": error.message, "errorType": error.code}
+        document = {"errorMessage": error.message, "errorType": error.code, "stackTrace": []}
         phase = "restore" if isinstance(error, RestoreError) else "snapshot"
-    document = {**document, "requestId": request.id, "stackTrace": document.get("stackTrace", [])}
+    document |= {"requestId": request.id}
     return Invocation(
         request_id=request.id,
         snapshot=snapshot.id if snapshot is not None and not request.cold else None,

@@ -16,22 +16,33 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from snapruntime.mechanisms.process import Process, Spawner, SpawnerError
+from snapruntime.mechanisms.plan import Operation
+from snapruntime.mechanisms.process import Process, Spawner, SpawnerError, too_many_files
 from snapruntime.mechanisms.spawner import host_path
 from snapruntime.values.errors import HostError, SnapruntimeError
 from snapruntime.values.host import Criu, dotted
 
-_RPC_FD, _IMAGES_FD, _WORK_FD, _LOG_FD = 3, 4, 5, 2
+_RPC_FD, _IMAGES_FD, _WORK_FD, _LOG_FD, _STDOUT_FD, _OPTIONS_FD = 3, 4, 5, 2, 1, 6
 #: The first number free for descriptors that a copy inherits.
 FIRST_INHERITED_FD = 10
 
 #: A deleted file that was still open is kept in the images whole: up to what Lambda gives /tmp (512 MB).
 _GHOST_LIMIT = 512 << 20
+
+#: Let CRIU follow what it restores to its last system call by PTRACE_SYSCALL, as where processors have no breakpoints,
+#: and not by a hardware breakpoint (criu/include/fault-injection.h). The first of these after a second without any
+#: makes the kernel wait for all processors (kernel/events/core.c, account_event): some 10 ms of a restore.
+_NO_BREAKPOINTS = {"CRIU_FAULT": "130"}
+#: The first CRIU whose protocol knows leave_stopped, log_to_stderr, and a network lock that is none. Older ones take
+#: the first from a configuration file, and the second as a log file of the name "-", which means their standard output.
+_WHOLE_PROTOCOL = (3, 19, 0)
+_DUMP_OPTIONS = b"leave-stopped\n"
 
 _import_lock = threading.Lock()
 
@@ -78,8 +89,14 @@ def import_pycriu(criu: Criu) -> Any:
             if criu.pycriu is not None:
                 sys.path.append(str(criu.pycriu))
             try:
-                importlib.import_module("pycriu")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # Protobuf's, about how it was generated.
+                    module = importlib.import_module("pycriu")
+                if not (hasattr(module, "rpc") and hasattr(module, "images")):
+                    # Of half an installation: what is empty, or a bare folder, Python imports as well.
+                    raise ImportError("parts of it are missing")
             except ImportError as error:
+                sys.modules.pop("pycriu", None)  # The next try shall find it mended.
                 raise HostError(
                     f"The Python module pycriu, which belongs to {criu.describe()}, cannot be imported: {error}",
                     hint="Run `snapruntime setup`; it brings pycriu where it is missing.",
@@ -98,30 +115,53 @@ def command_line(criu: Criu) -> list[str]:
 class CriuWorker:
     """A `criu swrk` that waits for its one request. Closing it kills it; what it restored goes on."""
 
-    def __init__(self, spawner: Spawner, criu: Criu, images_fd: int, *, ruid: int, inherit: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        spawner: Spawner,
+        criu: Criu,
+        images_fd: int,
+        *,
+        user: tuple[int, int],
+        inherit: Sequence[int] = (),
+        namespaces: int = 0,
+        plan: Sequence[Operation] = (),
+    ) -> None:
         """Start CRIU.
 
         Args:
             spawner: its parent, and that of what it restores.
             criu: which CRIU.
             images_fd: the folder of the images.
-            ruid: the real user it runs as: the one of the processes it is for.
+            user: the real user and group it runs as: those of the processes it is for.
             inherit: descriptors to keep for a restored process, in the order of `restore`'s keys.
+            namespaces: CLONE_NEW* flags of the namespaces it gets to itself, and so what it restores.
+            plan: what it does first. CRIU saves no namespace that it is in itself, nor makes it at a restore: what
+                it restores inherits it.
         """
         self._criu = criu
         self._spawner = spawner
+        self._old = criu.version < _WHOLE_PROTOCOL
         self._log_fd = os.memfd_create("criu-log", os.MFD_CLOEXEC)
         fds = {_LOG_FD: self._log_fd, _IMAGES_FD: images_fd}
         fds |= {FIRST_INHERITED_FD + index: fd for index, fd in enumerate(inherit)}
         try:
-            self._process: Process = spawner.spawn(
-                [*command_line(criu), "swrk", str(_RPC_FD)],
-                environment={"PATH": os.defpath, "HOME": "/"},
-                fds=fds,
-                plan=[["open_folder", WORK_FOLDER, _WORK_FD]],
-                ruid=ruid,
-                rpc_fd=_RPC_FD,
-            )
+            with contextlib.ExitStack() as passed_on:
+                if self._old:
+                    options_fd = os.memfd_create("criu-options", os.MFD_CLOEXEC)
+                    passed_on.callback(os.close, options_fd)
+                    os.write(options_fd, _DUMP_OPTIONS)
+                    fds |= {_STDOUT_FD: self._log_fd, _OPTIONS_FD: options_fd}
+                self._process: Process = spawner.spawn(
+                    [*command_line(criu), "swrk", str(_RPC_FD)],
+                    environment={"PATH": os.defpath, "HOME": "/", **_NO_BREAKPOINTS},
+                    fds=fds,
+                    plan=[["open_folder", WORK_FOLDER, _WORK_FD], *plan],
+                    namespaces=namespaces,
+                    real=user,
+                    socket_fd=_RPC_FD,
+                    socket_type=socket.SOCK_SEQPACKET,
+                    criu=True,
+                )
         except BaseException:
             os.close(self._log_fd)
             raise
@@ -152,11 +192,15 @@ class CriuWorker:
 
         Raises:
             CriuError: with the error lines of CRIU's log.
+            HostError: it was refused a descriptor, which says nothing of the process or its images.
         """
         rpc = import_pycriu(self._criu).rpc
         request = self._request(rpc, rpc.DUMP, log_level=4, deadline=deadline)
         request.opts.pid = inner_pid
-        request.opts.leave_stopped = True
+        if self._old:
+            request.opts.config_file = f"/proc/self/fd/{_OPTIONS_FD}"
+        else:
+            request.opts.leave_stopped = True
         request.opts.ext_unix_sk = True
         request.opts.link_remap = True
         request.opts.ghost_limit = _GHOST_LIMIT
@@ -186,6 +230,7 @@ class CriuWorker:
 
         Raises:
             CriuError: with the error lines of CRIU's log.
+            HostError: it was refused a descriptor, which says nothing of the process or its images.
         """
         rpc = import_pycriu(self._criu).rpc
         request = self._request(rpc, rpc.RESTORE, log_level=log_level, deadline=deadline)
@@ -203,18 +248,20 @@ class CriuWorker:
         opts.images_dir_fd = _IMAGES_FD
         opts.work_dir_fd = _WORK_FD
         opts.log_level = log_level
-        opts.log_to_stderr = True
         opts.timeout = max(1, int(deadline - time.monotonic()) + 1)
         # A connection's other end belongs to the process that was dumped, not to each copy: it comes back closed.
         opts.tcp_close = True
         opts.file_locks = True
         opts.manage_cgroups_mode = rpc.IGNORE
-        if self._criu.version >= (3, 19, 0):
+        if self._old:
+            opts.log_file = "-"
+        else:
+            opts.log_to_stderr = True
             opts.network_lock = rpc.SKIP
         return request
 
     def _call(self, request: Any, deadline: float) -> Any:
-        rpc = self._process.rpc
+        rpc = self._process.socket
         assert rpc is not None
         what = {1: "checkpoint", 2: "restore"}.get(request.type, "probe of this kernel")
         poll = select.poll()
@@ -239,11 +286,15 @@ class CriuWorker:
             raise self._failed(f"CRIU {dotted(self._criu.version)} refused the {what}")
         return response
 
-    def _failed(self, message: str) -> CriuError:
+    def _failed(self, message: str) -> CriuError | HostError:
         """The error to raise, once nothing is left of what CRIU was at: half-restored processes, helpers of its own."""
         with contextlib.suppress(SpawnerError, OSError):
             self._spawner.sweep(os.fstat(self._log_fd).st_ino)
-        return CriuError(message, self.error_lines(), self.log())
+        lines = self.error_lines()
+        # Of a limit so low that its own descriptors have no room below it, CRIU has words of its own (servicefd.c).
+        if any("Too many open files" in line or "service_fd_base" in line for line in lines):
+            return too_many_files(f"{message}: {'; '.join(lines[:3])}")
+        return CriuError(message, lines, self.log())
 
     def log(self) -> str:
         """All that CRIU has logged so far."""

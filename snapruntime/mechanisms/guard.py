@@ -17,45 +17,29 @@ from __future__ import annotations
 
 import errno
 import itertools
-import struct
 from collections.abc import Sequence
+
+from snapruntime.mechanisms import bpf
 
 Range = tuple[int, int]
 
 #: By CRIU's name: the AUDIT_ARCH_* value, the numbers of madvise, mremap and process_madvise.
-ARCHITECTURES = {"X86_64": (0xC000003E, 28, 25, 440), "AARCH64": (0xC00000B7, 233, 216, 440)}
+ARCHITECTURES = {"X86_64": (bpf.AUDIT["X86_64"], 28, 25, 440), "AARCH64": (bpf.AUDIT["AARCH64"], 233, 216, 440)}
 
-#: More are merged with their neighbours: 15 instructions each, of the 4,096 that the kernel takes.
-MAX_RANGES = 256
+#: More are merged with their neighbours: 15 instructions each, of the 4,096 that the kernel takes; the sandbox's own
+#: filter (`snapruntime.mechanisms.seccomp`) may be in the same program.
+MAX_RANGES = 240
 
 #: MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL (its removal would let the file show again).
 _DROPPING = (4, 24, 102)
 #: MREMAP_FIXED | MREMAP_DONTUNMAP
 _MOVING = 2 | 4
 
-_ALLOW = 0x7FFF0000
-_ERRNO = 0x00050000
-
-# Instructions (linux/bpf_common.h), and what is where in `struct seccomp_data`.
-_LD_DATA, _LD_IMMEDIATE, _LD_SCRATCH, _STORE = 0x20, 0x00, 0x60, 0x02
-_ADD_X, _AND, _TAX = 0x0C, 0x54, 0x07
-_GOTO, _EQ, _GT, _ANY_BIT, _EQ_X, _GT_X, _GE_X = 0x05, 0x15, 0x25, 0x45, 0x1D, 0x2D, 0x3D
-_RETURN, _RETURN_A = 0x06, 0x16
-_NUMBER, _ARCHITECTURE = 0, 4
-
 # Scratch words.
 _START_LOW, _START_HIGH, _END_LOW, _END_HIGH, _ANSWER = range(5)
 
 #: Bits 56 and up of an address are tags that the kernel ignores where the processor does (arm64's TBI, Intel's LAM).
 _ADDRESS_HIGH = 0x00FFFFFF
-
-
-def _low(argument: int) -> int:
-    return 16 + 8 * argument
-
-
-def _high(argument: int) -> int:
-    return _low(argument) + 4
 
 
 def merged(ranges: Sequence[Range], limit: int = MAX_RANGES) -> list[Range]:
@@ -74,98 +58,105 @@ def merged(ranges: Sequence[Range], limit: int = MAX_RANGES) -> list[Range]:
 
 
 def program(architecture: str, ranges: Sequence[Range]) -> bytes:
-    """The filter that guards `ranges` (start, end; multiples of the page size), as the kernel takes it.
+    """A filter that guards `ranges` (start, end; multiples of the page size) and does nothing else.
 
     Raises:
         KeyError: an architecture that is not in ARCHITECTURES.
     """
-    audit, madvise, mremap, process_madvise = ARCHITECTURES[architecture]
-    code = _Program()
-    code.add(_LD_DATA, _ARCHITECTURE)
-    code.unless(_EQ, audit, "allow")
-    code.add(_LD_DATA, _NUMBER)
-    code.when(_EQ, madvise, "madvise")
-    code.when(_EQ, mremap, "mremap")
-    code.when(_EQ, process_madvise, "process_madvise")
+    code = bpf.Program()
+    code.add(bpf.LD_DATA, bpf.ARCHITECTURE)
+    code.unless(bpf.EQ, ARCHITECTURES[architecture][0], "allow")
+    code.add(bpf.LD_DATA, bpf.NUMBER)
+    for number, place in places(architecture).items():
+        code.when(bpf.EQ, number, place)
     code.go("allow")
+    add(code, ranges)
+    code.label("allow")
+    code.add(bpf.RETURN, bpf.ALLOW)
+    return code.assemble()
 
+
+def places(architecture: str) -> dict[int, str]:
+    """The numbers of the guarded calls: the place, of those that `add` adds, where each is to go."""
+    return dict(zip(ARCHITECTURES[architecture][1:], ("madvise", "mremap", "process_madvise"), strict=True))
+
+
+def add(code: bpf.Program, ranges: Sequence[Range]) -> None:
+    """Add to a program the places that guard `ranges`; "allow" is where they let a call through."""
     code.label("process_madvise")
-    code.add(_LD_DATA, _low(3))
+    code.add(bpf.LD_DATA, bpf.low(3))
     for advice in _DROPPING:
-        code.when(_EQ, advice, "refuse_advice")
+        code.when(bpf.EQ, advice, "refuse advice")
     code.go("allow")
 
     code.label("madvise")
-    code.add(_LD_IMMEDIATE, _ERRNO | errno.EINVAL)
-    code.add(_STORE, _ANSWER)
-    code.add(_LD_DATA, _low(2))
+    code.add(bpf.LD_IMMEDIATE, bpf.ERRNO | errno.EINVAL)
+    code.add(bpf.STORE, _ANSWER)
+    code.add(bpf.LD_DATA, bpf.low(2))
     for advice in _DROPPING:
-        code.when(_EQ, advice, "look up")
+        code.when(bpf.EQ, advice, "look up")
     code.go("allow")
 
     code.label("mremap")
-    code.add(_LD_IMMEDIATE, _ERRNO | errno.ENOMEM)
-    code.add(_STORE, _ANSWER)
-    code.add(_LD_DATA, _low(3))
-    code.when(_ANY_BIT, _MOVING, "look up")
-    for word, last in ((_high, False), (_low, True)):
-        code.add(_LD_DATA, word(1))
-        code.add(_TAX, 0)
-        code.add(_LD_DATA, word(2))
-        code.when(_GT_X, 0, "look up")
+    code.add(bpf.LD_IMMEDIATE, bpf.ERRNO | errno.ENOMEM)
+    code.add(bpf.STORE, _ANSWER)
+    code.add(bpf.LD_DATA, bpf.low(3))
+    code.when(bpf.ANY_BIT, _MOVING, "look up")
+    for word, last in ((bpf.high, False), (bpf.low, True)):
+        code.add(bpf.LD_DATA, word(1))
+        code.add(bpf.TAX, 0)
+        code.add(bpf.LD_DATA, word(2))
+        code.when(bpf.GT_X, 0, "look up")
         if not last:
-            code.unless(_EQ_X, 0, "allow")
+            code.unless(bpf.EQ_X, 0, "allow")
     code.go("allow")
 
     code.label("look up")
     _load_interval(code)
     _search(code, merged(ranges))
 
-    # All returns are here: the kernel's check takes what follows a return for reachable from it, scratch words unset.
-    code.label("refuse")
-    code.add(_LD_SCRATCH, _ANSWER)
-    code.add(_RETURN_A, 0)
-    code.label("refuse_advice")
-    code.add(_RETURN, _ERRNO | errno.EINVAL)
-    code.label("allow")
-    code.add(_RETURN, _ALLOW)
-    return code.assemble()
+    # The returns are last: the kernel's check takes what follows a return for reachable from it, scratch words unset.
+    code.label("refuse range")
+    code.add(bpf.LD_SCRATCH, _ANSWER)
+    code.add(bpf.RETURN_A, 0)
+    code.label("refuse advice")
+    code.add(bpf.RETURN, bpf.ERRNO | errno.EINVAL)
 
 
-def _load_interval(code: _Program) -> None:
+def _load_interval(code: bpf.Program) -> None:
     """Argument 0 is where the call's interval begins, argument 1 how long it is; none at all touches nothing."""
-    code.add(_LD_DATA, _low(1))
-    code.unless(_EQ, 0, "not empty")
-    code.add(_LD_DATA, _high(1))
-    code.unless(_EQ, 0, "not empty")
+    code.add(bpf.LD_DATA, bpf.low(1))
+    code.unless(bpf.EQ, 0, "not empty")
+    code.add(bpf.LD_DATA, bpf.high(1))
+    code.unless(bpf.EQ, 0, "not empty")
     code.go("allow")
     code.label("not empty")
-    code.add(_LD_DATA, _high(0))
-    code.add(_AND, _ADDRESS_HIGH)
-    code.add(_STORE, _START_HIGH)
-    code.add(_LD_DATA, _low(1))
-    code.add(_TAX, 0)
-    code.add(_LD_DATA, _low(0))
-    code.add(_STORE, _START_LOW)
-    code.add(_ADD_X, 0)
-    code.add(_STORE, _END_LOW)
-    code.when(_GE_X, 0, "no carry")
-    code.add(_LD_IMMEDIATE, 1)
+    code.add(bpf.LD_DATA, bpf.high(0))
+    code.add(bpf.AND, _ADDRESS_HIGH)
+    code.add(bpf.STORE, _START_HIGH)
+    code.add(bpf.LD_DATA, bpf.low(1))
+    code.add(bpf.TAX, 0)
+    code.add(bpf.LD_DATA, bpf.low(0))
+    code.add(bpf.STORE, _START_LOW)
+    code.add(bpf.ADD_X, 0)
+    code.add(bpf.STORE, _END_LOW)
+    code.when(bpf.GE_X, 0, "no carry")
+    code.add(bpf.LD_IMMEDIATE, 1)
     code.go("carried")
     code.label("no carry")
-    code.add(_LD_IMMEDIATE, 0)
+    code.add(bpf.LD_IMMEDIATE, 0)
     code.label("carried")
-    code.add(_TAX, 0)
-    code.add(_LD_DATA, _high(1))
-    code.add(_ADD_X, 0)
-    code.add(_TAX, 0)
-    code.add(_LD_SCRATCH, _START_HIGH)
-    code.add(_ADD_X, 0)
-    code.add(_STORE, _END_HIGH)
+    code.add(bpf.TAX, 0)
+    code.add(bpf.LD_DATA, bpf.high(1))
+    code.add(bpf.ADD_X, 0)
+    code.add(bpf.TAX, 0)
+    code.add(bpf.LD_SCRATCH, _START_HIGH)
+    code.add(bpf.ADD_X, 0)
+    code.add(bpf.STORE, _END_HIGH)
 
 
-def _search(code: _Program, ranges: Sequence[Range]) -> None:
-    """Go to "refuse" where the interval overlaps a range: a search tree, since the program must stay short."""
+def _search(code: bpf.Program, ranges: Sequence[Range]) -> None:
+    """Go to "refuse range" where the interval overlaps a range: a search tree, since the program must stay short."""
     if not ranges:
         code.go("allow")
         return
@@ -173,10 +164,10 @@ def _search(code: _Program, ranges: Sequence[Range]) -> None:
     _subtree(code, ranges)
 
 
-def _subtree(code: _Program, ranges: Sequence[Range]) -> None:
+def _subtree(code: bpf.Program, ranges: Sequence[Range]) -> None:
     """Here the interval is known to begin at or before the end of the last of `ranges`."""
     if len(ranges) == 1:
-        _when_above(code, _END_LOW, _END_HIGH, ranges[0][0], "refuse")
+        _when_above(code, _END_LOW, _END_HIGH, ranges[0][0], "refuse range")
         code.go("allow")
         return
     middle = len(ranges) // 2
@@ -187,45 +178,10 @@ def _subtree(code: _Program, ranges: Sequence[Range]) -> None:
     _subtree(code, ranges[middle:])
 
 
-def _when_above(code: _Program, low: int, high: int, limit: int, label: str) -> None:
+def _when_above(code: bpf.Program, low: int, high: int, limit: int, label: str) -> None:
     """Go to `label` where the 64-bit number in two scratch words is greater than `limit`."""
-    code.add(_LD_SCRATCH, high)
-    code.when(_GT, limit >> 32, label)
-    code.skip_unless(_EQ, limit >> 32, 3)
-    code.add(_LD_SCRATCH, low)
-    code.when(_GT, limit & 0xFFFFFFFF, label)
-
-
-class _Program:
-    """Instructions with names for places. Conditional jumps reach 255 instructions only, so each is over a `goto`."""
-
-    def __init__(self) -> None:
-        self._code: list[tuple[int, int, int, int | str]] = []
-        self._labels: dict[str, int] = {}
-
-    def add(self, operation: int, operand: int) -> None:
-        self._code.append((operation, 0, 0, operand))
-
-    def when(self, test: int, operand: int, label: str) -> None:
-        self._code.append((test, 0, 1, operand))
-        self.go(label)
-
-    def unless(self, test: int, operand: int, label: str) -> None:
-        self._code.append((test, 1, 0, operand))
-        self.go(label)
-
-    def skip_unless(self, test: int, operand: int, count: int) -> None:
-        self._code.append((test, 0, count, operand))
-
-    def go(self, label: str) -> None:
-        self._code.append((_GOTO, 0, 0, label))
-
-    def label(self, label: str) -> None:
-        self._labels[label] = len(self._code)
-
-    def assemble(self) -> bytes:
-        words = bytearray()
-        for index, (operation, yes, no, operand) in enumerate(self._code):
-            value = self._labels[operand] - index - 1 if isinstance(operand, str) else operand
-            words += struct.pack("<HBBI", operation, yes, no, value)
-        return bytes(words)
+    code.add(bpf.LD_SCRATCH, high)
+    code.when(bpf.GT, limit >> 32, label)
+    code.skip_unless(bpf.EQ, limit >> 32, 3)
+    code.add(bpf.LD_SCRATCH, low)
+    code.when(bpf.GT, limit & 0xFFFFFFFF, label)

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from snapruntime.mechanisms.criu import import_pycriu
 from snapruntime.values.host import Criu
 
+#: Python before 3.14 has the filters of warnings for all threads in one place, put back as they were at the end.
+_filters = threading.Lock()
+
+
+@contextmanager
+def _images(criu: Criu) -> Iterator[Any]:
+    """`pycriu.images`, without what newer protobufs say of it for each field: `label() is deprecated`.
+
+    It is nothing that a user could mend, and under `-W error` it would end as a SystemError within protobuf.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield import_pycriu(criu).images
+
 
 def open_files(criu: Criu, images: Path) -> list[dict[str, Any]]:
     """The entries of files.img: all that the processes have open or mapped."""
-    with open(images / "files.img", "rb") as file:
-        entries: list[dict[str, Any]] = import_pycriu(criu).images.load(file)["entries"]
+    with open(images / "files.img", "rb") as file, _images(criu) as pycriu:
+        entries: list[dict[str, Any]] = pycriu.load(file)["entries"]
     return entries
 
 
-def half_connections(files: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """The unix sockets among `open_files` whose other end is not in them: inode, inode of the other end.
+def half_connections(files: list[dict[str, Any]]) -> list[int]:
+    """The unix sockets among `open_files` whose other end is not in them, by their inodes.
 
     CRIU saves such a socket without complaint when it is told that some sockets are external, as ours is, and only
     the restore fails ("Peer unresolved"). A socket declared external has an entry for its other end.
     """
     sockets = [entry["usk"] for entry in files if entry["type"] == "UNIXSK"]
     known = {socket["ino"] for socket in sockets}
-    return [(socket["ino"], socket["peer"]) for socket in sockets if socket["peer"] and socket["peer"] not in known]
+    return [socket["ino"] for socket in sockets if socket["peer"] and socket["peer"] not in known]
 
 
 def rearm_timers(criu: Criu, images: Path, files: list[dict[str, Any]]) -> None:
@@ -64,11 +82,11 @@ def load(criu: Criu, path: Path) -> dict[str, Any]:
     Raises:
         UnknownImageError: not all that is in it would survive; a newer CRIU's fields, for instance.
     """
-    images = import_pycriu(criu).images
     data = path.read_bytes()
     try:
-        document: dict[str, Any] = images.loads(data)
-        same = images.dumps(document) == data
+        with _images(criu) as images:
+            document: dict[str, Any] = images.loads(data)
+            same = images.dumps(document) == data
     except Exception as error:  # pycriu raises whatever its parser meets.
         raise UnknownImageError(f"{path.name} cannot be read: {error}") from error
     if not same:
@@ -78,4 +96,6 @@ def load(criu: Criu, path: Path) -> dict[str, Any]:
 
 def dump(criu: Criu, document: dict[str, Any], path: Path) -> None:
     """Write an image."""
-    path.write_bytes(import_pycriu(criu).images.dumps(document))
+    with _images(criu) as images:
+        data = images.dumps(document)
+    path.write_bytes(data)

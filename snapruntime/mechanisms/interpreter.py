@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ import json, sys
 print(json.dumps([sys.version_info[:3], sys.implementation.name, [sys.prefix, sys.base_prefix, sys.exec_prefix,
                   sys.base_exec_prefix], sys.path]))
 """
+
+_HINT = "Give --python the path of an interpreter, or of a virtual environment's folder."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def locate(python: str) -> str:
     if not (os.path.isfile(path) and os.access(path, os.X_OK)):
         raise UsageError(
             f"There is no Python interpreter at {python}.",
-            hint="Give --python the path of an interpreter, or of a virtual environment's folder.",
+            hint=_HINT,
         )
     return path
 
@@ -83,9 +86,7 @@ def inspect(executable: str) -> Interpreter:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         if isinstance(error, OSError) and error.errno in _OUR_OWN_WANT:
             raise
-        said = getattr(error, "stderr", None) or b""
-        reason = said.decode("utf-8", "replace").strip().splitlines()[-1:] or [str(error)]
-        raise UsageError(f"{executable} does not work as a Python interpreter: {reason[0]}") from error
+        raise UsageError(f"{executable} does not work as a Python interpreter: {_why(error)}.", hint=_HINT) from error
     if name != "cpython" or tuple(version) < OLDEST:
         raise UsageError(
             f"{executable} is {name} {'.'.join(map(str, version))}; functions need CPython {OLDEST[0]}.{OLDEST[1]} or "
@@ -94,3 +95,17 @@ def inspect(executable: str) -> Interpreter:
     folders = [*prefixes, *search_path, os.path.dirname(executable), os.path.dirname(os.path.realpath(executable))]
     known = dict.fromkeys(path for path in folders if path and os.path.exists(path))
     return Interpreter(executable, tuple(version), tuple(known), tuple(path for path in search_path if path))
+
+
+def _why(error: Exception) -> str:
+    """Why a program did not answer the question, in a few words; what it writes may have the question in it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it did not answer within {_DEADLINE_S:.0f} seconds"
+    if not isinstance(error, subprocess.CalledProcessError):
+        return "what it answers is not what Python would"
+    lines = error.stderr.decode("utf-8", "replace").splitlines()
+    # A Python that cannot start names an exception; another program may write anything, our question included.
+    named = [line for line in lines if re.match(r"\s*(\w+\.)*\w*Error\b", line)]
+    return named[-1].strip().rstrip(".") if named else f"it ended with exit status {error.returncode}"

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from snapruntime.mechanisms import guard
+from snapruntime.mechanisms import guard, seccomp
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
 from snapruntime.mechanisms.lean import fold_mounts, forget_build_ids
 from snapruntime.mechanisms.pieces import Piece, Run, bridge, without
@@ -89,6 +89,25 @@ def map_memory(
         raise CannotMapError(f"the images have an unknown form: {error!r}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def is_ordinary(vma: dict[str, Any]) -> bool:
+    """Whether a mapping of the images is private memory, anonymous or of a file, with nothing else to it.
+
+    It is not where it is a stack that grows, locked, huge, wiped on fork, or something that is not known here.
+    """
+    if vma.get("madv", 0) & ~_MADVICE_HARMLESS:
+        return False
+    kinds = {
+        _REGULAR | _ANONYMOUS_PRIVATE: _MAP_PRIVATE | _MAP_ANONYMOUS,
+        _REGULAR | _FILE_PRIVATE: _MAP_PRIVATE,
+    }
+    return bool(vma["flags"] & ~_MAP_HARMLESS == kinds.get(vma["status"] & ~_HEAP))
+
+
+def is_anonymous(vma: dict[str, Any]) -> bool:
+    """Whether a mapping of the images is of no file."""
+    return bool(vma["flags"] & _MAP_ANONYMOUS)
 
 
 class _Rewriting:
@@ -191,19 +210,12 @@ class _Rewriting:
 
     def _pieces_of(self, vma: dict[str, Any], runs: list[Run], guards: list[tuple[int, int]]) -> list[Piece]:
         """What of a mapping can be moved: nothing, where it is not known to be safe."""
-        start, end, flags, status = vma["start"], vma["end"], vma["flags"], vma["status"]
-        safe = runs and not vma["prot"] & _PROT_EXEC and not vma.get("madv", 0) & ~_MADVICE_HARMLESS
-        if not safe:
+        if not runs or vma["prot"] & _PROT_EXEC or not is_ordinary(vma):
             return []
-        if status & ~_HEAP == _REGULAR | _ANONYMOUS_PRIVATE:
-            if flags & ~_MAP_HARMLESS != _MAP_PRIVATE | _MAP_ANONYMOUS:
-                return []
+        start, end = vma["start"], vma["end"]
+        if is_anonymous(vma):
             return list(bridge(runs, [guarded for guarded in guards if start < guarded[1] and guarded[0] < end]))
-        if status == _REGULAR | _FILE_PRIVATE and vma["shmid"] in self._regular:
-            if flags & ~_MAP_HARMLESS != _MAP_PRIVATE:
-                return []
-            return [Piece(start, end, tuple(runs), (start, end, vma["pgoff"]))]
-        return []
+        return [Piece(start, end, tuple(runs), (start, end, vma["pgoff"]))] if vma["shmid"] in self._regular else []
 
     def _open_mapped(self, pid: int, vma: dict[str, Any], pieces: list[Piece]) -> int:
         """The file that a mapping is of, opened by way of the process; -1 for anonymous memory, and where it fails."""
@@ -267,14 +279,13 @@ class _Rewriting:
         modes = {state.get("seccomp_mode", "disabled") for state in states}
         if not modes <= {"disabled", "filter"}:
             raise CannotMapError(f"a thread has seccomp mode {', '.join(sorted(modes))}")
-        program = guard.program(architecture, ranges)
         self._guarded += len(guard.merged(ranges))
         if all(state.get("seccomp_mode", "disabled") == "disabled" for state in states[1:]):
             # They have no filter, or the leader's own are to be handed to them: so is this one.
-            self._chain(states[0], program, _TSYNC | _SPECULATION)
+            self._chain(states[0], architecture, ranges, _TSYNC | _SPECULATION)
         elif not any(flags & _TSYNC for state in states for flags in self._flags_of(state)):
             for state in states:
-                self._chain(state, program, _SPECULATION)
+                self._chain(state, architecture, ranges, _SPECULATION)
         else:
             raise CannotMapError("its threads have seccomp filters that CRIU would hand on and others beside them")
         for thread, core in cores.items():
@@ -286,10 +297,16 @@ class _Rewriting:
             yield self._filters[index].get("flags", 0)
             index = self._filters[index].get("prev")
 
-    def _chain(self, state: dict[str, Any], program: bytes, flags: int) -> None:
+    def _chain(self, state: dict[str, Any], architecture: str, ranges: list[guard.Range], flags: int) -> None:
         # CRIU installs a thread's own entry first, then that entry's `prev`, and so on: a filter that was installed
         # earlier cannot forbid this one.
-        chained = {"prev": state["seccomp_filter"]} if state.get("seccomp_mode") == "filter" else {}
+        chained: dict[str, Any] = {}
+        program = guard.program(architecture, ranges)
+        if state.get("seccomp_mode") == "filter":
+            chained, its = {"prev": state["seccomp_filter"]}, self._filters[state["seccomp_filter"]]
+            if "prev" not in its and base64.decodebytes(its["filter"].encode()) == seccomp.program(architecture):
+                # All it has is the sandbox's: both become one.
+                chained, program, flags = {}, seccomp.program(architecture, ranges), flags | its.get("flags", 0)
         self._filters.append({"filter": base64.encodebytes(program).decode(), **chained, "flags": flags})
         state["seccomp_mode"], state["seccomp_filter"] = "filter", len(self._filters) - 1
 

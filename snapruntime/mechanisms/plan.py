@@ -10,8 +10,12 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shutil
+import signal
+import socket
 import stat
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +23,9 @@ from snapruntime.mechanisms import linux
 
 Operation = list[Any]
 Plan = list[Operation]
+
+#: How long the kernel may take to let go of a control group whose processes have been killed, seconds.
+_GROUP_EMPTY_S = 5.0
 
 
 def run_plan(plan: Plan) -> None:
@@ -90,7 +97,9 @@ def _overlay(lower: str, target: str, scratch: str, size: int) -> None:
     Nothing of `lower` is copied. Where overlayfs is not to be had (some kernels, some nested containers) its content
     is copied instead: right, but no longer independent of its size.
     """
-    linux.mount("tmpfs", scratch, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={size},mode=0700")
+    # Files without content cost the kernel memory too: no more of them than there are pages of 4 KiB.
+    options = f"size={size},nr_inodes={size >> 12},mode=0700"
+    linux.mount("tmpfs", scratch, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
     upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
     os.mkdir(upper)
     os.mkdir(work)
@@ -185,23 +194,134 @@ def _become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+    if (os.getresuid(), os.getresgid()) != ((uid,) * 3, (gid,) * 3):  # As where one of them was -1.
+        raise OSError(errno.EINVAL, f"user {uid} and group {gid} cannot be taken")
     linux.clear_capabilities()
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _limits(limits: dict[str, int]) -> None:
+    """Set resource limits, by their names without RLIMIT_, for good: the soft ones and the hard."""
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+
+def _hide(path: str, nothing: str) -> None:
+    """Cover the folder or file `path` with an empty one that nobody may read; `nothing` is where such a file can be."""
+    if os.path.isdir(path):
+        linux.mount("tmpfs", path, "tmpfs", linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV, "mode=0,size=4k")
+        return
+    os.close(os.open(nothing, os.O_CREAT | os.O_RDONLY, 0))
+    _bind(nothing, path, linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
+
+
+def _seccomp(program: str) -> None:
+    """Put the seccomp filter `program`, in hexadecimal digits, over this process."""
+    linux.filter_calls(bytes.fromhex(program))
+
+
+def _join(pid: int, names: list[str]) -> None:
+    """Enter the namespaces `names` of the process `pid`, by their names in /proc/PID/ns."""
+    for name in names:
+        _enter(f"/proc/{pid}/ns/{name}")
+
+
+def _join_unused_ipc(pid: int) -> None:
+    """Enter the IPC namespace of the process `pid` if there is nothing of System V's in it.
+
+    CRIU saves the namespaces of a process that it is not in itself. It need not, where there is nothing to save.
+    """
+    with open("/proc/self/ns/ipc", "rb") as own:
+        _enter(f"/proc/{pid}/ns/ipc")
+        # Each has a line with the names of its columns; they show the namespace of whoever reads.
+        if any(_lines(f"/proc/sysvipc/{kind}") > 1 for kind in ("msg", "sem", "shm")):
+            linux.setns(own.fileno())
+
+
+def _enter(path: str) -> None:
+    with open(path, "rb") as namespace:
+        linux.setns(namespace.fileno())
+
+
+def remove_cgroup(path: str) -> None:
+    """Remove a control group without children, and end whatever is still in it.
+
+    Raises:
+        OSError: it would not go in time.
+    """
+    deadline = time.monotonic() + _GROUP_EMPTY_S
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        _end_members(path)
+        time.sleep(0.001)  # The dead leave it one by one; v1 tells nobody.
+
+
+def _end_members(group: str) -> None:
+    """SIGKILL everything in a control group; v2 does it by itself."""
+    with contextlib.suppress(OSError):
+        _write(f"{group}/cgroup.kill", "1")
+        return
+    for pid in _members(group) - {0}:  # 0 stands for processes that have no number here.
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                # Still in there: so it is not another process that has got the number meanwhile.
+                if pid in _members(group):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+
+def _members(group: str) -> set[int]:
+    with open(f"{group}/cgroup.procs", encoding="ascii") as file:
+        return {int(line) for line in file}
+
+
+def _write(path: str, text: str) -> None:
+    """Write to a file of the kernel's; there is one, or the kernel is not as it was."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:  # It names no file by itself.
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(fd)
+
+
+def _lines(path: str) -> int:
+    with open(path, "rb") as file:
+        return len(file.readlines())
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {
     "become": _become,
     "bind": _bind,
     "device": _device,
+    "hide": _hide,
+    "hostname": socket.sethostname,
+    "join": _join,
+    "join_unused_ipc": _join_unused_ipc,
+    "limits": _limits,
+    "loopback": linux.raise_loopback,
     "mkdir": _mkdir,
     "mount": _mount,
     "mount_point": _mount_point,
     "open_folder": _open_folder,
     "overlay": _overlay,
     "pivot_root": _pivot_root,
+    "remove_cgroup": remove_cgroup,
     "rmtree": _rmtree,
+    "seccomp": _seccomp,
     "stdin": _stdin,
     "symlink": _symlink,
     "umount": _umount,
     "umount_all": _umount_all,
+    "write": _write,
 }

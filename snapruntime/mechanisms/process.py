@@ -15,11 +15,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from snapruntime.mechanisms import linux
+from snapruntime.mechanisms.pids import pid_of
 from snapruntime.mechanisms.plan import Plan
 from snapruntime.values.errors import HostError, SnapruntimeError
 
@@ -49,6 +54,14 @@ class Exit:
         return f"exit status {self.status}"
 
 
+def too_many_files(what: object) -> HostError:
+    """The error where this process, the spawner or CRIU is refused a descriptor: of the host, and of no snapshot."""
+    return HostError(
+        f"The host refused what was asked of it: {what}",
+        hint="Allow more open files (ulimit -n), or run fewer copies at once.",
+    )
+
+
 class SpawnerError(SnapruntimeError):
     """The spawner could not do what it was asked; `errno` is the kernel's answer, where there was one."""
 
@@ -59,55 +72,76 @@ class SpawnerError(SnapruntimeError):
         self.errno: int | None = description.get("errno")
 
 
+class NotStartedError(SpawnerError):
+    """A new process ended before its program began: one of the operations before that failed."""
+
+    default_code = "Snapruntime.NotStarted"
+
+
+class SpawnerTimeoutError(SpawnerError):
+    """The spawner did not do it in time: it has been stopped, or waits for a disk."""
+
+    default_code = "Snapruntime.SpawnerTimeout"
+
+    def __init__(self) -> None:
+        super().__init__({"message": "the spawner process did not answer in time", "errno": errno.ETIMEDOUT})
+
+
 class Process:
     """A process below the spawner: a worker, CRIU, or a copy.
 
     Attributes:
+        spawner: the one that it is below.
         pid: its PID as this process sees it.
         inner_pid: its PID as the spawner, and so CRIU, sees it.
         pidfd: refers to the process for as long as this object is open; becomes readable when the process ends.
-        rpc: a SOCK_SEQPACKET socket to the process, where one was asked for.
+        socket: a socket to the process, where one was asked for.
+        socket_inode: the inode of its other end, which is the process's.
     """
 
-    def __init__(self, line: socket.socket, *, rpc: bool = False) -> None:
+    def __init__(self, spawner: Spawner, line: socket.socket, *, with_socket: bool = False) -> None:
+        self.spawner = spawner
         self._line = line
         self._exit: Exit | None = None
-        self.pid = self.inner_pid = self.pidfd = -1
-        self.rpc: socket.socket | None = None
+        self.pid = self.inner_pid = self.pidfd = self.socket_inode = -1
+        self.socket: socket.socket | None = None
         try:
             # The spawner and the new process write to the same line, in either order.
-            while self.pidfd < 0 or (rpc and self.rpc is None):
+            while self.pidfd < 0 or (with_socket and self.socket is None):
                 answer, fds = _receive(line, REQUEST_DEADLINE_S)
-                if not fds and ("pid" in answer or "rpc" in answer):
+                if not fds and ("pid" in answer or "socket" in answer):
                     # The kernel keeps back what we have no number free for; closing the line ends the process.
                     raise SpawnerError({"message": os.strerror(errno.EMFILE), "errno": errno.EMFILE})
                 if "pid" in answer:
                     self.inner_pid = int(answer["pid"])
                     (self.pidfd,) = fds
-                elif "rpc" in answer:
-                    self.rpc = socket.socket(fileno=fds[0])
+                elif "socket" in answer:
+                    self.socket, self.socket_inode = socket.socket(fileno=fds[0]), int(answer["socket"])
                 else:
                     raise SpawnerError(answer.get("error") or {"message": "the process ended before it had begun"})
-            self.pid = _pid_of(self.pidfd)
+            self.pid = pid_of(self.pidfd)
         except BaseException:
             line.close()
             if self.pidfd >= 0:
                 os.close(self.pidfd)
+            if self.socket is not None:
+                self.socket.close()
             raise
 
-    def wait(self, timeout: float | None) -> Exit | None:
+    def wait(self, timeout: float) -> Exit | None:
         """Wait until the process has ended; None where it has not within `timeout` seconds.
 
         Raises:
-            SpawnerError: what was to be executed could not be, or the spawner itself has ended.
+            NotStartedError: what was to be executed could not be.
+            SpawnerError: the spawner itself has ended.
         """
         if self._exit is None:
             try:
                 answer, _ = _receive(self._line, timeout)
-            except TimeoutError:
+            except SpawnerTimeoutError:
                 return None
             if "error" in answer:
-                raise SpawnerError(answer["error"])
+                raise NotStartedError(answer["error"])
             status = int(answer["exit"])
             self._exit = Exit(
                 os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -116,11 +150,24 @@ class Process:
             )
         return self._exit
 
+    def alive(self) -> bool:
+        """Whether it has not ended yet, so that its PID is still its own."""
+        if self.pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
     def kill(self) -> None:
         """SIGKILL; a process that has ended already is no error."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.pidfd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError:  # We have lost CAP_KILL, and it is another user's. The spawner can: the lease is up.
+            self._line.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Kill the process if it is alive, wait for its end, and give its descriptors back."""
@@ -133,8 +180,8 @@ class Process:
                     self.wait(REQUEST_DEADLINE_S)
         finally:
             self._line.close()
-            if self.rpc is not None:
-                self.rpc.close()
+            if self.socket is not None:
+                self.socket.close()
             os.close(self.pidfd)
             self.pidfd = -1
 
@@ -153,6 +200,7 @@ class Spawner:
     """
 
     def __init__(self) -> None:
+        linux.allow_open_files()  # CRIU fails with less, and the spawner inherits ours.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -168,7 +216,9 @@ class Spawner:
             except OSError as error:
                 self._control.close()
                 raise HostError(f"Cannot start a process: {error}") from error
+        self._closers: set[weakref.WeakMethod[Callable[[], None]]] = set()
         self._start_lock = threading.Lock()
+        self._undone: deque[Plan] = deque(maxlen=256)  # More than ever wait, where it is not for good.
         self._started = False
 
     def _await_start(self) -> None:
@@ -178,7 +228,7 @@ class Spawner:
                 return
             try:
                 answer, _ = _receive(self._control, REQUEST_DEADLINE_S)
-            except (SpawnerError, TimeoutError) as error:
+            except SpawnerError as error:
                 raise HostError(f"The spawner process did not start: {error}", hint=DOCTOR_HINT) from error
             if "error" in answer:
                 raise HostError(
@@ -190,19 +240,36 @@ class Spawner:
     def _request(self, request: dict[str, Any], fds: Sequence[int] = ()) -> socket.socket:
         """Send a request; its answers come on the returned line."""
         self._await_start()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        payload = os.memfd_create("request", os.MFD_CLOEXEC)
-        try:
-            os.write(payload, json.dumps(request).encode())
-            os.lseek(payload, 0, os.SEEK_SET)
-            socket.send_fds(self._control, [b"."], [payload, theirs.fileno(), *fds])
-        except OSError as error:
-            ours.close()
-            raise SpawnerError({"message": f"the spawner process has ended ({error})"}) from error
-        finally:
-            os.close(payload)
-            theirs.close()
+        with contextlib.ExitStack() as undo:
+            payload = os.memfd_create("request", os.MFD_CLOEXEC)
+            undo.callback(os.close, payload)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(theirs)
+            try:
+                os.write(payload, json.dumps(request).encode())
+                os.lseek(payload, 0, os.SEEK_SET)
+                self._send([payload, theirs.fileno(), *fds])
+            except OSError as error:
+                ours.close()
+                said = f"the spawner process has ended ({error})"
+                raise SpawnerError({"message": said, "errno": error.errno}) from error
+            except SpawnerTimeoutError:
+                ours.close()
+                raise
         return ours
+
+    def _send(self, fds: list[int]) -> None:
+        """One packet to the spawner: where it does not read, the socket is full after some hundred of them."""
+        if self.closed:
+            raise OSError(errno.EBADF, "it has been closed")
+        poll = select.poll()
+        poll.register(self._control, select.POLLOUT)
+        deadline = time.monotonic() + REQUEST_DEADLINE_S
+        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            with contextlib.suppress(BlockingIOError):  # Another thread's packet took the room.
+                socket.send_fds(self._control, [b"."], fds, socket.MSG_DONTWAIT)
+                return
+        raise SpawnerTimeoutError
 
     def run(self, plan: Plan) -> None:
         """Run a plan in the spawner itself: what it mounts stays until it is unmounted or the spawner ends.
@@ -214,6 +281,24 @@ class Spawner:
             answer, _ = _receive(line, REQUEST_DEADLINE_S)
         if "error" in answer:
             raise SpawnerError(answer["error"])
+
+    def undo(self, plan: Plan) -> None:
+        """Run a plan that takes something away. What cannot be done now (no descriptors) is done with the next.
+
+        Where the spawner has ended there is nothing to take away. Raises nothing.
+        """
+        waiting = [plan]
+        with contextlib.suppress(IndexError):
+            while True:
+                waiting.append(self._undone.popleft())
+        for one in waiting:
+            try:
+                self.run(one)
+            except SpawnerError as error:
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                    self._undone.append(one)
+            except HostError:  # It never came to life.
+                return
 
     def mounts(self, below: str) -> list[str]:
         """The mount points at or below `below` in the spawner's mount namespace, parents first."""
@@ -231,8 +316,10 @@ class Spawner:
         fds: Mapping[int, int],
         plan: Plan | None = None,
         namespaces: int = 0,
-        ruid: int | None = None,
-        rpc_fd: int | None = None,
+        real: tuple[int, int] | None = None,
+        socket_fd: int | None = None,
+        socket_type: int = socket.SOCK_STREAM,
+        criu: bool = False,
     ) -> Process:
         """Start a program.
 
@@ -242,8 +329,11 @@ class Spawner:
             fds: number in the program -> descriptor of ours. It gets no others but 0, 1 and 2.
             plan: operations to run before the program, inside its namespaces.
             namespaces: CLONE_NEW* flags of the namespaces it gets to itself.
-            ruid: its real user and group where they are not to be root's (the effective ones stay).
-            rpc_fd: make a socket pair, whose one end is this number in the program, the other `Process.rpc`.
+            real: its real user and group where they are not to be root's (the effective ones stay).
+            socket_fd: make a socket pair in its namespaces, whose one end is this number in the program, the other
+                `Process.socket`.
+            socket_type: of what type.
+            criu: it may make more children of the spawner's.
         """
         request = {
             "op": "spawn",
@@ -252,14 +342,15 @@ class Spawner:
             "fds": list(fds),
             "plan": plan or [],
             "namespaces": namespaces,
-            "ruid": ruid,
-            "rpc_fd": rpc_fd,
+            "real": real,
+            "socket": None if socket_fd is None else [socket_fd, socket_type],
+            "criu": criu,
         }
-        return Process(self._request(request, list(fds.values())), rpc=rpc_fd is not None)
+        return Process(self, self._request(request, list(fds.values())), with_socket=socket_fd is not None)
 
     def adopt(self, inner_pid: int) -> Process:
         """Take on a process that CRIU restored as the spawner's child."""
-        return Process(self._request({"op": "adopt", "pid": inner_pid}))
+        return Process(self, self._request({"op": "adopt", "pid": inner_pid}))
 
     def path(self, inside: str) -> Path:
         """The file that the spawner, and CRIU below it, know as `inside`."""
@@ -271,14 +362,36 @@ class Spawner:
         with self._request({"op": "sweep", "inode": inode}) as line:
             _receive(line, REQUEST_DEADLINE_S)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._control.fileno() < 0
+
+    def alive(self) -> bool:
+        """Whether its process is there: killed from outside, it takes all that it started with it."""
+        return self._process.poll() is None
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Have a method called when the spawner has been closed, if its object still is there then."""
+        self._closers.add(weakref.WeakMethod(close, self._closers.discard))
+
     def close(self) -> None:
-        """End the spawner; with it end all processes below it and all mounts made for them."""
+        """End the spawner; with it end all processes below it and all mounts made for them.
+
+        Then whoever holds descriptors of such a process closes them (`at_end`).
+        """
         self._control.close()
+        self._process.send_signal(signal.SIGCONT)  # Somebody may have stopped it; it was waited for in vain.
         try:
             self._process.wait(REQUEST_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._process.kill()  # Our own child, not waited for yet: the PID is its own.
+            with contextlib.suppress(subprocess.TimeoutExpired):  # Held up in the kernel; it ends as soon as it can.
+                self._process.wait(REQUEST_DEADLINE_S)
+        for closer in list(self._closers):
+            if (close := closer()) is not None:
+                with contextlib.suppress(SnapruntimeError):
+                    close()
 
     def __enter__(self) -> Self:
         return self
@@ -287,37 +400,13 @@ class Spawner:
         self.close()
 
 
-def host_pids(pid: int) -> dict[int, int]:
-    """The processes at and below `pid`: from the PID that each has in its own PID namespace to the one it has here."""
-    found: dict[int, int] = {}
-    waiting = [pid]
-    while waiting:
-        process = waiting.pop()
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{process}/status").read_text("utf-8", "replace")
-            inner = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
-            found[int(inner)] = process
-            for children in Path(f"/proc/{process}/task").glob("*/children"):
-                waiting += map(int, children.read_text("ascii").split())
-    return found
-
-
-def _receive(line: socket.socket, timeout: float | None) -> tuple[dict[str, Any], list[int]]:
-    """One answer and its descriptors. Raises TimeoutError, or SpawnerError where the spawner is gone."""
+def _receive(line: socket.socket, timeout: float) -> tuple[dict[str, Any], list[int]]:
+    """One answer and its descriptors. Raises SpawnerTimeoutError, or SpawnerError where the spawner is gone."""
     poll = select.poll()
     poll.register(line, select.POLLIN)
-    if not poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
-        raise TimeoutError("the spawner did not answer in time")
+    if not poll.poll(max(0.0, timeout) * 1000):
+        raise SpawnerTimeoutError
     data, fds, _, _ = socket.recv_fds(line, 1 << 16, 4, socket.MSG_CMSG_CLOEXEC)
     if not data:
-        raise SpawnerError({"message": "the spawner process has ended"})
+        raise SpawnerError({"message": "the spawner process has ended, or lacks descriptors"})
     return json.loads(data), list(fds)
-
-
-def _pid_of(pidfd: int) -> int:
-    """The PID, in this process's own PID namespace, of what `pidfd` refers to; -1 or 0 where that is unknown."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    return 0

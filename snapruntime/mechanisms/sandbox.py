@@ -8,19 +8,36 @@ can write to is /tmp, private to each copy, which starts with what init and the 
 
 from __future__ import annotations
 
+import mmap
 import os
+import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from snapruntime.mechanisms import linux
+from snapruntime.mechanisms import folders, linux, seccomp
+from snapruntime.mechanisms.cgroup import Cgroups, Meter
 from snapruntime.mechanisms.criu import ExternalMount
 from snapruntime.mechanisms.plan import Plan
 from snapruntime.mechanisms.spawner import ROOM, host_path
 from snapruntime.values.errors import UsageError
-from snapruntime.values.model import TMP_LIMIT
+from snapruntime.values.model import TMP_LIMIT, Network
 
 #: Where a worker finds the code of `snapruntime.worker`; Lambda keeps its runtime there too.
 RUNTIME_FOLDER = "/var/runtime/snapruntime"
+#: And the ready-made hooks: beside it, where the worker's stand-in for `snapruntime` looks for `snapruntime.hooks`.
+HOOKS_FOLDER = "/var/runtime/hooks"
+
+#: What no function gets to see of the folders that it is shown, be it readable to its user or not.
+_SECRETS = (
+    *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssh"),
+    *("/etc/ssl/private", "/etc/pki/tls/private", "/etc/krb5.keytab", "/etc/kubernetes", "/etc/wireguard"),
+    *("/etc/NetworkManager/system-connections", "/etc/letsencrypt"),
+)
+#: The same below root's home, which a function sees of where its code or interpreter is in there.
+_SECRETS_OF_HOME = (".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials", ".pypirc")
+
+#: What a function is told that its host is called: a name that every /etc/hosts knows, and not the host's own.
+HOST_NAME = "localhost"
 
 #: Folders of the host that are shown as they are; where one is a symbolic link, so is it shown.
 _SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "nix", "opt", "sbin", "usr")
@@ -28,6 +45,8 @@ _SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "nix", "opt", "sbin"
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 
 _READ_ONLY = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+#: Read-only, since the owner of /proc/sys and /proc/sysrq-trigger is root, with or without capabilities.
+_PROC = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 _WRITABLE = linux.MS_NOSUID | linux.MS_NODEV
 
 
@@ -45,6 +64,21 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Ground:
+    """What all sandboxes of one supervisor have in common.
+
+    Attributes:
+        cgroups: where limits are told to the kernel.
+        home: the data folder: snapshots, with the memory of functions. No function sees it.
+        kind: what makes them; the benchmark measures its cost by another.
+    """
+
+    cgroups: Cgroups
+    home: str
+    kind: type[Sandbox] = field(default_factory=lambda: Sandbox)
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """The surroundings of one snapshot's worker and copies.
 
@@ -52,16 +86,24 @@ class Sandbox:
         name: unique among the sandboxes of one spawner.
         binds: what is shown beside the system folders; none inside another.
         runtime: the host's folder that is shown as `RUNTIME_FOLDER`.
+        hooks: the host's folder that is shown as `HOOKS_FOLDER`.
         uid: the user the function runs as.
         gid: its group.
+        network: what it sees of the network.
+        memory_mb: how much memory it may have, MB.
+        ground: what it is built on.
         tmp_bytes: how much a copy may write to /tmp.
     """
 
     name: str
     binds: tuple[Bind, ...]
     runtime: str
+    hooks: str
     uid: int
     gid: int
+    network: Network
+    memory_mb: int
+    ground: Ground
     tmp_bytes: int = TMP_LIMIT
 
     @property
@@ -78,6 +120,30 @@ class Sandbox:
     def own_mounts(self) -> list[str]:
         """The mount points that are another mount in each copy."""
         return ["/tmp", "/proc", *(bind.path for _, bind in self._late_binds)]
+
+    @property
+    def namespaces(self) -> int:
+        """CLONE_NEW* flags of the namespaces that worker and copies have beside those CRIU makes (PID, mount)."""
+        return linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | (0 if self.network == "host" else linux.CLONE_NEWNET)
+
+    def surround(self, copy: str | None = None) -> Plan:
+        """Furnish those namespaces and a control group: in a worker, or in the CRIU whose copy will inherit them."""
+        plan: Plan = [*self.ground.cgroups.surround(self._group(copy), self.memory_mb), ["hostname", HOST_NAME]]
+        if self.network == "isolated":
+            plan.append(["loopback"])
+        return plan
+
+    def meter(self, copy: str | None = None) -> Meter | None:
+        """What tells of the memory of a copy, or of the process to be checkpointed."""
+        return self.ground.cgroups.meter(self._group(copy))
+
+    def _group(self, copy: str | None) -> str:
+        return f"{self.name}-{copy or 'init'}"
+
+    def join(self, pid: int) -> Plan:
+        """Bring the CRIU that is to save the process `pid` into those namespaces, so that it does not save them."""
+        names = ["uts"] if self.network == "host" else ["uts", "net"]
+        return [["join", pid, names], ["join_unused_ipc", pid]]
 
     def _late(self, index: int) -> str:
         return f"{ROOM}/{self.name}/late/{index}"
@@ -118,18 +184,35 @@ class Sandbox:
         # Libraries ask here how many processors there are, and how large their caches.
         plan += _bind("/sys/devices/system/cpu", f"{root}/sys/devices/system/cpu", _READ_ONLY)
         plan += _bind(self.runtime, root + RUNTIME_FOLDER, _READ_ONLY)
-        for folder in _resolver_folders():
+        plan += _bind(self.hooks, root + HOOKS_FOLDER, _READ_ONLY)
+        for folder in resolver_folders():
             plan += _bind(folder, root + folder, _READ_ONLY)
         late = self._late_binds
         early = [(root + bind.path, bind) for bind in self.binds if not _is_below(bind.path, "/tmp")]
         for target, bind in early + late:
             plan += _bind(bind.path, target, _WRITABLE if bind.writable else _READ_ONLY)
+        plan += [["hide", root + path, f"{ROOM}/{self.name}/nothing"] for path in self._hidden()]
         plan += _bind(tmp, self.lower, _WRITABLE) if tmp is not None else [["mkdir", self.lower, 0o1777]]
         plan += [
             ["mount_point", f"{self.lower}{bind.path.removeprefix('/tmp')}", host_path(bind.path)] for _, bind in late
         ]
         plan.append(["mount", "tmpfs", root, "tmpfs", linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID, ""])
         return plan
+
+    def _hidden(self) -> list[str]:
+        """What is to be covered of what is shown."""
+        home, data = os.path.realpath(os.path.expanduser("~root")), os.path.realpath(self.ground.home)
+        secrets = [*_SECRETS, *(os.path.join(home, name) for name in _SECRETS_OF_HOME), data]
+        shown = {f"/{name}": f"/{name}" for name in _SYSTEM}
+        shown |= {os.path.realpath(bind.path): bind.path for bind in self.binds if not _is_below(bind.path, "/tmp")}
+        return sorted(
+            {
+                point + path.removeprefix(real)
+                for path in filter(os.path.exists, secrets)
+                for real, point in shown.items()
+                if _is_below(path, real)
+            }
+        )
 
     def enter(self, copy: str | None = None) -> Plan:
         """Put a new process inside, in a mount and PID namespace of its own, and take its privileges.
@@ -140,15 +223,21 @@ class Sandbox:
         """
         root = self.root
         return [
+            *self.surround(copy),
             ["bind", self.lower if copy is None else f"{self._copy(copy)}/tmp", f"{root}/tmp", _WRITABLE],
             *(
                 ["bind", source, root + bind.path, _WRITABLE if bind.writable else _READ_ONLY]
                 for source, bind in self._late_binds
             ),
-            ["mount", "proc", f"{root}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, ""],
+            ["mount", "proc", f"{root}/proc", "proc", _PROC, ""],
             ["pivot_root", root],
             ["stdin", "/dev/null"],
+            # One page more than /tmp holds: there, "no space left" comes first, as on Lambda. With a core limit of 1,
+            # and of 1 only, the kernel neither writes a core file nor starts the program that kernel.core_pattern may
+            # name, as root and outside of any sandbox (core(5)).
+            ["limits", {"NOFILE": linux.OPEN_FILES, "FSIZE": self.tmp_bytes + mmap.PAGESIZE, "CORE": 1}],
             ["become", self.uid, self.gid],
+            ["seccomp", seccomp.program(platform.machine().upper()).hex()],
         ]
 
     def prepare_copy(self, copy: str) -> Plan:
@@ -163,11 +252,13 @@ class Sandbox:
     def discard_copy(self, copy: str) -> Plan:
         """Undo `prepare_copy`, however far it came."""
         folder = self._copy(copy)
-        return [["umount", f"{folder}/tmp"], ["umount", f"{folder}/scratch"], ["rmtree", folder]]
+        mounts: Plan = [["umount", f"{folder}/tmp"], ["umount", f"{folder}/scratch"], ["rmtree", folder]]
+        return [*mounts, *self.ground.cgroups.remove(self._group(copy))]
 
     def discard(self) -> Plan:
         """Undo `prepare`, however far it came."""
-        return [["umount_all", f"{ROOM}/{self.name}"], ["rmtree", f"{ROOM}/{self.name}"]]
+        mounts: Plan = [["umount_all", f"{ROOM}/{self.name}"], ["rmtree", f"{ROOM}/{self.name}"]]
+        return [*mounts, *self.ground.cgroups.remove(self._group(None))]
 
     def _copy(self, copy: str) -> str:
         return f"{ROOM}/{self.name}/copies/{copy}"
@@ -197,10 +288,33 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _resolver_folders() -> list[str]:
+def resolver_folders() -> list[str]:
     """Where /etc/resolv.conf really is, if outside /etc: systemd-resolved and others keep it below /run."""
     folder = os.path.dirname(os.path.realpath("/etc/resolv.conf"))
     return [folder] if _is_below(folder, "/run") and os.path.isdir(folder) else []
+
+
+def check_hidden(paths: Iterable[str], home: str) -> None:
+    """Refuse to show what would show the snapshots, the memory of other functions, and cannot be covered.
+
+    Args:
+        paths: what the user wants shown.
+        home: the data folder.
+
+    Raises:
+        UsageError: one is in the data folder, and not the code of a version; or has it in it, and is in /tmp, where
+            nothing can be covered.
+    """
+    home = os.path.realpath(home)
+    for path in paths:
+        real = os.path.realpath(path)
+        if os.path.dirname(real) == os.path.join(home, folders.CODE):
+            continue  # The code of one version: its own.
+        if _is_below(real, home) or (_is_below(home, real) and _is_below(path, "/tmp")):
+            raise UsageError(
+                f"{path} would show the function the data folder {home}, where the memory of all functions is kept.",
+                hint="Move the files to another folder, or name another data folder with --home.",
+            )
 
 
 def normalise_binds(binds: Iterable[Bind]) -> tuple[Bind, ...]:
@@ -213,11 +327,13 @@ def normalise_binds(binds: Iterable[Bind]) -> tuple[Bind, ...]:
     kept: list[Bind] = []
     for bind in sorted(set(binds), key=lambda bind: (bind.path.count("/"), bind.path, not bind.writable)):
         path = os.path.normpath(bind.path)
-        if path in _OWN or any(_is_below(path, own) for own in _OWN_WITH_ALL_BELOW):
-            raise UsageError(
-                f"{path} cannot be shown inside the sandbox, which has its own.",
-                hint="Move the files to another folder.",
-            )
+        for place in (path, os.path.realpath(path)):  # A bind mount shows what a link leads to.
+            if place in _OWN or any(_is_below(place, own) for own in _OWN_WITH_ALL_BELOW):
+                raise UsageError(
+                    f"{path}{f' leads to {place}, which' * (place != path)} cannot be shown inside the sandbox, which "
+                    "has its own.",
+                    hint="Move the files to another folder.",
+                )
         if "\n" in path:
             raise UsageError(f"The path {path!r} has a line break, which CRIU cannot record.", hint="Rename it.")
         if not os.path.exists(path):

@@ -14,11 +14,11 @@ lease: when the supervisor closes its end of a process's line, that process is k
 Requests:
   {"op": "run", "plan": [...]}                      -> {"ok": true} | {"error": {...}}
   {"op": "mounts", "below": PATH}                   -> {"ok": true, "mounts": [PATH, ...]}
-  {"op": "spawn", "argv", "environment", "fds": [TARGET, ...], "ruid": UID | null,
+  {"op": "spawn", "argv", "environment", "fds": [TARGET, ...], "real": [UID, GID] | null,
    "namespaces": FLAGS, "plan": [...],
-   "rpc_fd": TARGET | null}                         -> {"pid": N} + pidfd, {"rpc": true} + socket where asked for,
-                                                       then {"exit": STATUS, "maxrss_kb": N}, or {"error": {...}}
-                                                       where exec failed
+   "socket": [TARGET, TYPE] | null, "criu": BOOL}   -> {"pid": N} + pidfd; {"socket": INODE} + its other end where
+                                                       asked for; then {"exit": STATUS, "maxrss_kb": N}, or
+                                                       {"error": {...}} where exec failed
   {"op": "adopt", "pid": N}                         -> as spawn, for a process that CRIU made our child
   {"op": "sweep", "inode": N}                       -> {"ok": true}; kills children that nobody adopted and which hold
                                                        the memfd N (CRIU's log): what a CRIU that failed left
@@ -89,34 +89,37 @@ def _place_fds(sources: list[int], targets: list[int], line: Line) -> int:
     return line_fd
 
 
+#: What the spawner ignores: it ends with its supervisor. And what Python does, which writes to closed sockets.
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
 def _become_child(request: dict[str, Any], fds: list[int], line: Line) -> None:
     """In the forked child: fds, namespaces, plan, exec. Never returns."""
     line_fd = line.fileno()
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for number in (
-            signal.SIGCHLD,
-            signal.SIGINT,
-            signal.SIGTERM,
-            signal.SIGHUP,
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-        ):
+        for number in (signal.SIGCHLD, *_IGNORED, *_IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         line_fd = _place_fds(fds, request["fds"], line)
         os.setsid()
-        if request["rpc_fd"] is not None:
-            # Made by the process itself: CRIU looks descriptors up in its peer's /proc/PID/fd, so the peer be CRIU.
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            socket.send_fds(socket.socket(fileno=os.dup(line_fd)), [b'{"rpc": true}'], [theirs.fileno()])
-            place_fd(ours.detach(), request["rpc_fd"])
         if request["namespaces"]:
             linux.unshare(request["namespaces"])
+        if request["socket"] is not None:
+            # Made by the process itself: CRIU looks descriptors up in its peer's /proc/PID/fd, so the peer be CRIU; and
+            # it sees the unix sockets of one network namespace only, so a worker's must be of the worker's.
+            target, kind = request["socket"]
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+            answer = {"socket": os.fstat(ours.fileno()).st_ino}
+            place_fd(ours.detach(), target)
+            with socket.socket(fileno=os.dup(line_fd)) as told:
+                _send(told, answer, [theirs.detach()])
         run_plan(request["plan"])
-        if request["ruid"] is not None:
+        if request["real"] is not None:
             # CRIU without CAP_SYS_RESOURCE may read the limits only of processes whose user is its real one.
-            os.setresgid(request["ruid"], 0, 0)
-            os.setresuid(request["ruid"], 0, 0)
+            uid, gid = request["real"]
+            os.setresgid(gid, 0, 0)
+            os.setresuid(uid, 0, 0)
         os.execve(request["argv"][0], request["argv"], request["environment"])
     except BaseException as error:
         socket.socket(fileno=line_fd).send(json.dumps({"error": _describe(error)}).encode())
@@ -131,7 +134,12 @@ def _fork_in_pid_namespace(request: dict[str, Any], fds: list[int], line: Line) 
     new process our child: we are PID 1 here.
     """
     read_end, write_end = os.pipe()
-    between = os.fork()
+    try:
+        between = os.fork()
+    except OSError:  # No process may be made now; that must not cost descriptors each time.
+        os.close(read_end)
+        os.close(write_end)
+        raise
     if between == 0:
         try:
             linux.unshare(linux.CLONE_NEWPID)
@@ -161,6 +169,12 @@ def _memfd_inode(path: str) -> int | None:
         return None
 
 
+def _kill(pid: int) -> None:
+    """End a child that has not been collected, so that the PID cannot be another process's by now."""
+    with contextlib.suppress(PermissionError):  # No CAP_KILL: it ends by the end of its channel, or with us.
+        os.kill(pid, signal.SIGKILL)
+
+
 class Spawner:
     """The loop: requests, deaths of children, hang-ups of lines. Each is an event of one poll object."""
 
@@ -170,13 +184,16 @@ class Spawner:
         self.processes: dict[int, int] = {}  # PID -> fd of its line
         self.criu: set[int] = set()  # those of them that may make more children of ours
         self.unadopted: dict[int, set[int]] = {}  # dead children that nobody adopted -> CRIUs that were about then
-        self.poll = select.poll()
-        self.poll.register(control, select.POLLIN)
+        # poll(2) refuses to work where there are more descriptors than RLIMIT_NOFILE, which may be lowered at any time.
+        self.poll = select.epoll()
+        self.poll.register(control, select.EPOLLIN)
+        # Open for good: the dead must be collected where no further descriptor is to be had, too.
+        self.children = os.open("/proc/self/task/1/children", os.O_RDONLY | os.O_CLOEXEC)
         wake, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.wake = wake
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
-        self.poll.register(wake, select.POLLIN)
+        self.poll.register(wake, select.EPOLLIN)
 
     def run(self) -> None:
         while True:
@@ -192,11 +209,14 @@ class Spawner:
                 elif fd == self.control.fileno():
                     if not self._request():
                         return
-                elif fd in self.lines and event & (select.POLLHUP | select.POLLERR | select.POLLIN):
+                elif fd in self.lines and event & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLIN):
                     self._hang_up(fd)
 
     def _request(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self.control, 16, 64, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.control, 16, 64, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:  # The supervisor was killed with an answer unread.
+            return False
         if not data:
             return False
         if len(fds) < 2:  # Out of descriptors: the kernel kept back what came with the request. Its line is closed.
@@ -232,9 +252,7 @@ class Spawner:
                     pid = os.fork()
                     if pid == 0:
                         _become_child(request, fds, line)
-                self._adopt(pid, line)
-                if request["rpc_fd"] is not None:
-                    self.criu.add(pid)
+                self._adopt(pid, line, is_criu=request["criu"])
             case "adopt":
                 self._adopt(request["pid"], line)
             case "sweep":
@@ -243,14 +261,20 @@ class Spawner:
             case op:
                 raise ValueError(f"unknown request {op!r}")
 
-    def _adopt(self, pid: int, line: Line) -> None:
-        pidfd = os.pidfd_open(pid)
+    def _adopt(self, pid: int, line: Line, *, is_criu: bool = False) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            _kill(pid)  # Nobody will have a lease on it.
+            raise
         self.unadopted.pop(pid, None)
         _send(line, {"pid": pid}, [pidfd])
         os.close(pidfd)
         self.lines[line.fileno()] = line
         self.processes[pid] = line.fileno()
-        self.poll.register(line, select.POLLIN)
+        if is_criu:
+            self.criu.add(pid)
+        self.poll.register(line, select.EPOLLIN)
         self._reap()  # It may have ended before we knew of it.
 
     def _reap(self) -> None:
@@ -276,8 +300,11 @@ class Spawner:
                     del self.unadopted[pid]
 
     def _children(self) -> list[int]:
-        with open("/proc/self/task/1/children", encoding="ascii") as file:
-            return [int(pid) for pid in file.read().split()]
+        os.lseek(self.children, 0, os.SEEK_SET)
+        text = b""
+        while part := os.read(self.children, 1 << 16):
+            text += part
+        return [int(pid) for pid in text.split()]
 
     def _sweep(self, inode: int) -> None:
         """Kill what a CRIU that failed left: such a process still holds CRIU's log, which it has until it is restored.
@@ -294,7 +321,7 @@ class Spawner:
     def _forget(self, pid: int) -> Line:
         fd = self.processes.pop(pid)
         self.criu.discard(pid)
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(FileNotFoundError):  # It was hung up.
             self.poll.unregister(fd)
         return self.lines.pop(fd)
 
@@ -303,8 +330,7 @@ class Spawner:
         self.poll.unregister(fd)
         for pid, line_fd in self.processes.items():
             if line_fd == fd:
-                # An unreaped child of ours, so the PID cannot be another process's by now.
-                os.kill(pid, signal.SIGKILL)
+                _kill(pid)
 
 
 def _enter_rooms() -> None:
@@ -325,26 +351,52 @@ def _enter_rooms() -> None:
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
 
 
+def _wait_for(pid: int) -> None:
+    """Wait for the end of our child: one that was stopped is to go on when our parent has ended, or says so."""
+    with contextlib.suppress(OSError):  # No descriptors: then who stopped it has to.
+        child = os.pidfd_open(pid)
+
+        def go_on(*_: object) -> None:
+            with contextlib.suppress(ProcessLookupError):  # It may have ended, and been collected.
+                signal.pidfd_send_signal(child, signal.SIGCONT)
+
+        signal.signal(signal.SIGCONT, go_on)
+        poll = select.poll()
+        for watched in (child, os.pidfd_open(os.getppid())):
+            poll.register(watched, select.POLLIN)
+        poll.poll()
+        go_on()
+    os.waitpid(pid, 0)
+
+
 def main() -> None:
     """Start as `python -m snapruntime.mechanisms.spawner FD`, FD being the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     os.umask(0o022)  # Folders that we make for functions must be open to their unprivileged user.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Where our caller ignores it, the kernel collects our children.
     try:
         linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID)
+        pid = os.fork()
     except OSError as error:
         _send(control, {"error": _describe(error)})
         sys.exit(3)
-    pid = os.fork()
     if pid:
         # Our own end must end the namespace too: the supervisor's SIGKILL of this process is SIGKILL for its child.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         control.close()
-        os.waitpid(pid, 0)
+        _wait_for(pid)
         return
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):  # A kernel without keys, or a container that keeps them from us.
+        linux.leave_session_keyring()
     with open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write("snap-spawner")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # Once here, so that no process has to look: what our caller ignores (a shell's background job, nohup), no function
+    # expects to be ignored.
+    for number in signal.valid_signals() - set(_IGNORED_BY_PYTHON):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     try:
         _enter_rooms()

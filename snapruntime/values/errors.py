@@ -61,11 +61,18 @@ class FunctionError(SnapruntimeError):
     """The user's function failed: its init, a hook, the handler, its time limit, or its process.
 
     Attributes:
-        document: AWS's error document: errorMessage, errorType, requestId, stackTrace (absent where AWS has none).
+        document: AWS's error document: errorMessage, errorType, requestId, stackTrace (empty where AWS has none).
         phase: "init", "before_snapshot", "after_restore" or "invoke".
+        init_ms: what init had taken until it failed, counted as that of one that does not; None in other phases.
     """
 
     def __init__(self, document: dict[str, Any], *, phase: str, hint: str = "") -> None:
         super().__init__(str(document.get("errorMessage", "")), hint=hint, code=str(document.get("errorType", "")))
         self.document = document
         self.phase = phase
+        self.init_ms: float | None = None
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with what a terminal would obey, or take for a line of ours, as escapes of Python's."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

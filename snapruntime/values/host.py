@@ -8,6 +8,8 @@ from typing import Literal
 
 #: The oldest CRIU that is taken without a question: the first that knows the vvar_vclock mapping of Linux 6.13.
 CRIU_MINIMUM = (4, 1, 0)
+#: The first CRIU whose restored processes have no_new_privs where they had it (CRIU's commit a605cc9f3).
+CRIU_KEEPS_NO_NEW_PRIVS = (3, 19, 0)
 #: The oldest CRIU on arm64 CPUs with pointer authentication: restores by 4.1.1 hang there ("Restoring PAC keys").
 CRIU_MINIMUM_PAC = (4, 2, 0)
 #: Taken where it is to be had: skips guard pages (MADV_GUARD_INSTALL), knows shadow stacks.

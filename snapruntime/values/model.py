@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 #: The largest event and response of a synchronous invocation, bytes: AWS's "6 MB", the number in its error text.
 PAYLOAD_LIMIT = 6291556
@@ -17,6 +18,9 @@ CLIENT_CONTEXT_LIMIT = 3583
 INIT_LIMIT_S = 130.0
 RESTORE_LIMIT_S = 10.0
 FUNCTION_LIMIT_S = 900.0
+
+#: What a function sees of the network: the host's; nothing; a loopback of its own.
+Network = Literal["host", "none", "isolated"]
 
 #: "nobody": the user that functions run as, unless another is asked for.
 NOBODY = 65534
@@ -39,6 +43,8 @@ class Function:
         writable: further host paths that the function sees and may change.
         uid: the user it runs as.
         gid: its group.
+        network: what it sees of the network.
+        hooks: ready-made hooks (modules of `snapruntime.hooks`) that are registered before its init.
     """
 
     name: str
@@ -53,12 +59,14 @@ class Function:
     writable: tuple[str, ...] = ()
     uid: int = NOBODY
     gid: int = NOBODY
+    network: Network = "host"
     version: str = "$LATEST"
+    hooks: tuple[str, ...] = ()
 
     @property
     def handler(self) -> str:
-        """Lambda's handler string."""
-        return f"{self.module}.{self.attribute or 'lambda_handler'}"
+        """Lambda's handler string; one without a dot, which fails at init, is all in `attribute`."""
+        return f"{self.module}.{self.attribute or 'lambda_handler'}" if self.module else self.attribute or ""
 
     @property
     def arn(self) -> str:
@@ -70,6 +78,21 @@ class Function:
     def init_limit_s(self) -> float:
         """How long init and the before-snapshot hooks may take, seconds."""
         return min(max(INIT_LIMIT_S, self.timeout_s), FUNCTION_LIMIT_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """AWS credentials that are served to functions.
+
+    Attributes:
+        session_token: None for those that belong to a user.
+        expiration: with a time zone; None where they do not expire.
+    """
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    expiration: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +111,7 @@ class Invocation:
         total_ms: from the request to the answer.
         max_memory_mb: the most memory that the process had resident, MB.
         payload: the response, JSON; None where it failed.
-        error: AWS's error document; None where it did not fail.
+        error: AWS's error document: errorMessage, errorType, requestId, stackTrace; None where it did not fail.
         phase: where it failed: "init", "before_snapshot", "restore", "after_restore" or "invoke".
         logs: what the function wrote to stdout and stderr, cut where it was too long to keep.
     """
@@ -110,7 +133,7 @@ class Invocation:
 
     @property
     def result(self) -> Any:
-        """The response as a Python value. Raises ValueError where the invocation failed."""
+        """The response as a Python value. Raises ValueError where it failed, or is bytes that are no JSON."""
         if self.payload is None:
             raise ValueError(f"the invocation failed: {dict(self.error or {})}")
         return json.loads(self.payload)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from . import context, entropy, handler, inputs, logs, payload, registry, wire
+from . import context, entropy, handler, inputs, logs, payload, registry, signals, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +28,11 @@ def main() -> None:
     os.set_inheritable(CONTROL_FD, False)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     _offer_hooks()
+    signals.install(_end_by_signal)
     try:
         worker = Worker(_receive("init")[0])
-        answers = {"restore": worker.restore, "invoke": worker.invoke, "describe_fd": worker.describe_fd}
-        while True:
-            message, body = _receive(*answers)
-            answers[message["type"]](message, body)
+        for message, body in iter(lambda: _receive("restore", "invoke", "describe_fd", "check", "rehearse"), None):
+            getattr(worker, message["type"])(message, body)
     except wire.WireError as e:
         print(f"snapruntime worker: {e}", file=sys.stderr)
         _exit(EXIT_PROTOCOL)
@@ -46,9 +45,12 @@ class Worker:
         started, before, hooks_ms = time.perf_counter(), 0, 0.0
         self.log = logs.install()
         self.inputs = inputs.Inputs(message["task_root"])
+        self.seeds = entropy.Seeds(lambda: self.inputs.place(3))
         sys.path.insert(0, message["task_root"])
         try:
             os.chdir(message["task_root"])
+            for name in message.get("hooks", []):
+                __import__(f"snapruntime.hooks.{name}")  # before the handler's own, whose after-restore hooks need them
             self.handler = handler.load(message.get("handler"), message.get("module"))
         except Exception as e:  # SystemExit goes through: the host sees the process exit, as on Lambda
             self._fail("init_error", e, EXIT_INIT, phase="init", init_ms=_ms_since(started))
@@ -59,18 +61,29 @@ class Worker:
             except HookError as e:
                 self._fail("init_error", e, EXIT_BEFORE_SNAPSHOT, phase="before_snapshot", init_ms=init_ms)
             hooks_ms = _ms_since(started)
+        self.seeds.finish()
+        if message["initialization_type"] == "snap-start":
+            entropy.renew(self.seeds.seeded)  # a library's first time may take 15 ms, which no copy should pay
             gc.collect()  # what is garbage should not be in the snapshot
         versions = {"wire": wire.WIRE_VERSION, "python": ".".join(map(str, sys.version_info[:3]))}
-        threads = {"threads": _threads(), "os_threads": len(os.listdir("/proc/self/task"))}
+        threads = {"threads": self._threads(), "os_threads": len(os.listdir("/proc/self/task"))}
         timing = {"init_ms": init_ms, "before_hooks_ms": hooks_ms, "before_hooks": before}
-        _send("ready", json.dumps(self.inputs.finish()).encode(), **versions, **timing, **threads)
+        body = json.dumps(self.inputs.finish()).encode()
+        _send("ready", body, **versions, **timing, **threads, seeded=self.seeds.seeded)
+
+    def rehearse(self, message: wire.Header, _: bytes) -> None:
+        """What a restore and an invocation take of us, without hooks and handler: its pages are then the copy's own."""
+        time.tzset()
+        entropy.renew(self.seeds.seeded)
+        context.LambdaContext(message)
+        _send("rehearsed", payload.encode_response(payload.decode_event(b'{"key": ["value", 1]}'))[0])
 
     def restore(self, message: wire.Header, _: bytes) -> None:
         started = time.perf_counter()
         for name, value in message.get("environment", {}).items():
             _set_env(name, value)
         time.tzset()
-        renewed = entropy.renew()
+        renewed = entropy.renew(self.seeds.seeded if message.get("keep_seeds") else ())
         entropy_us, started = round(_ms_since(started) * 1000), time.perf_counter()
         try:
             after = _run(registry.after_restore_order())
@@ -92,7 +105,7 @@ class Worker:
         limit = message.get("response_limit", payload.RESPONSE_LIMIT)
         if len(body) > min(limit, wire.MAX_BODY):
             text = f"Response payload size exceeded maximum allowed payload size ({limit} bytes)."
-            error = {"errorMessage": text, "errorType": "Function.ResponseSizeTooLarge"}
+            error = handler.error_document(handler.Fault("Function.ResponseSizeTooLarge", text), message["request_id"])
         answer = {"request_id": message["request_id"], "duration_ms": _ms_since(started)}
         if error is None:
             _send("result", body, content_type=kind, **answer)
@@ -101,6 +114,21 @@ class Worker:
 
     def describe_fd(self, message: wire.Header, _: bytes) -> None:
         _send("fd_owner", **self.inputs.describe_fd(message["fd"]))
+
+    def check(self, message: wire.Header, _: bytes) -> None:
+        from . import check  # by the copy that is looked at only: no snapshot carries it
+
+        _send("checked", check.answer(message["do"], self.inputs, message["task_root"]))
+
+    def _threads(self) -> list[str]:
+        """Threads besides the main one: "name (function it runs), started at handler.py:12"."""
+        found = []
+        for t in threading.enumerate():
+            if t is not threading.main_thread():
+                place = self.inputs.started_at(t)
+                what = registry.hook_name(getattr(t, "_target", None) or type(t))
+                found.append(f"{t.name} ({what})" + (f", started at {place}" if place else ""))
+        return found
 
     def _fail(self, kind: str, error: Exception, status: int, **fields: Any) -> NoReturn:
         hook, cause = error.args if isinstance(error, HookError) else (None, error)
@@ -138,12 +166,10 @@ def _offer_hooks() -> None:
         module.__all__ = registry.__all__[2:]  # what AWS's `import *` gives
         sys.modules[name] = module
     module.__getattr__ = only_hooks
-
-
-def _threads() -> list[str]:
-    """Threads besides the main one: "name (function it runs)"."""
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    return [f"{t.name} ({registry.hook_name(getattr(t, '_target', None) or type(t))})" for t in others]
+    # The ready-made hooks, in the sandbox beside our folder. The module above them is no package: else an installed
+    # snapruntime's own finder would import the rest of it here.
+    module.hooks = sys.modules["snapruntime.hooks"] = type(sys)("snapruntime.hooks")
+    module.hooks.__path__ = [os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "hooks")]
 
 
 def _set_env(name: str, value: str | None) -> None:
@@ -174,6 +200,12 @@ def _send_error(kind: str, document: dict[str, Any], **fields: Any) -> None:
         _send(kind, error=document, **fields)
     except wire.WireError:  # a huge message or trace
         _send(kind, error=handler.shortened(document), **fields)
+
+
+def _end_by_signal(number: int) -> NoReturn:
+    """What was printed and not flushed is lost, as by the signal itself."""
+    os.write(CONTROL_FD, wire.encode({"type": "signalled", "signal": number}))
+    os._exit(128 + number)
 
 
 def _ms_since(started: float) -> float:

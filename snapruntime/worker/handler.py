@@ -47,7 +47,8 @@ def load(handler: str | None, module: str | None = None) -> Callable[[wire.Json,
     for function in functions:
         if hasattr(loaded, function):
             return getattr(loaded, function)  # type: ignore[no-any-return]
-    raise Fault("Runtime.HandlerNotFound", f"Handler '{functions[0]}' missing on module '{name}'")
+    also = "".join(f", and so is '{function}'" for function in functions[1:])
+    raise Fault("Runtime.HandlerNotFound", f"Handler '{functions[0]}' missing on module '{name}'{also}")
 
 
 def error_document(error: BaseException, request_id: str = "") -> wire.Header:

@@ -1,10 +1,11 @@
-"""What init read, by an audit hook that watches until the snapshot; and who holds an fd, by a search of the objects."""
+"""What init read, by an audit hook that watches until the snapshot; what started its threads; and who holds an fd."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
+import threading
 import weakref
 
 TYPE_CHECKING = False
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 _OWN_DIR = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _NOT_INPUT = ("/proc/", "/dev/", "/sys/", "/tmp/", _OWN_DIR)
-_HOLDERS = {"socket", "_socket", "ssl", "_io", "select"}  # modules of the types whose fileno() is safe to call
+# modules of the types whose fileno() is safe to call
+_HOLDERS = {"socket", "_socket", "ssl", "_io", "select", "psycopg", "psycopg2.extensions"}
 _MAX_VISITS = 200_000
 
 
@@ -21,31 +23,46 @@ class Inputs:
     def __init__(self, task_root: str) -> None:
         self._root = os.path.join(os.path.abspath(task_root), "")
         self._watching = True
-        self._read: set[str] = set()
+        self._read, self._listed = set[str](), set[str]()
         self._opened: dict[str, str | None] = {}
         self._sockets: list[tuple[weakref.ref[Any], str | None]] = []
+        self._threads: list[tuple[weakref.ref[Any], str | None]] = []
         sys.addaudithook(self._audit)
+        self._start, threads = threading.Thread.start, self._threads
+
+        def start(thread: threading.Thread) -> None:  # there is an audit event for it, but only since Python 3.12
+            threads.append((weakref.ref(thread), self.place()))
+            self._start(thread)
+
+        self._recording_start, threading.Thread.start = start, start  # type: ignore[method-assign,assignment]
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._watching:
             return  # an audit hook cannot be taken off: after init this is all it costs
         try:
             if event == "socket.__new__":
-                self._sockets.append((weakref.ref(args[0]), self._place()))
+                self._sockets.append((weakref.ref(args[0]), self.place()))
+            elif event in ("os.listdir", "os.scandir"):
+                if not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
+                    self._listed.add(os.path.abspath(os.fsdecode("." if args[0] is None else args[0])))
             elif event in ("open", "sqlite3.connect", "ctypes.dlopen") and not isinstance(args[0], int):
-                path = os.path.abspath(os.fsdecode(args[0]))
+                path = os.path.abspath((_database if event == "sqlite3.connect" else str)(os.fsdecode(args[0])))
                 flags = args[2] if event == "open" else os.O_RDONLY
                 if flags & os.O_ACCMODE != os.O_WRONLY and not flags & (os.O_TRUNC | os.O_DIRECTORY):
                     self._read.add(path)
                 if not sys._getframe(1).f_code.co_filename.startswith("<frozen"):  # an import
-                    self._opened[path] = self._place()
+                    self._opened[path] = self.place()
         except Exception:
             return  # else the handler's open() would fail
 
-    def _place(self) -> str | None:
-        """The innermost line of the handler's own code now running, and the import that led there from another file."""
+    def place(self, depth: int = 2) -> str | None:
+        """The innermost line of the handler's own code now running, and the import that led there from another file.
+
+        Args:
+            depth: how many frames the code that is asked about is away.
+        """
         inner = top = None
-        frame = sys._getframe(2)
+        frame = sys._getframe(depth)
         while frame:
             name = frame.f_code.co_filename
             if name.startswith(self._root) and "-packages/" not in name:
@@ -58,14 +75,22 @@ class Inputs:
         return f"{inner}, from {top}" if other else inner
 
     def finish(self) -> list[str]:
-        """Ends watching. Returns the absolute paths of modules loaded and files read, but not our own nor in /tmp."""
+        """Ends watching. Returns absolute paths: modules loaded and files read, names that could not be opened since
+        nothing has them, folders listed; with a slash at the end the folders where imports were looked for, be they
+        packages' or what the handler put into sys.path; but nothing of our own nor in /tmp."""
         self._watching = False
-        found = {path for path in self._read if "/__pycache__/" not in path}
+        if threading.Thread.start is self._recording_start:
+            threading.Thread.start = self._start  # type: ignore[method-assign]
+        found = {p for p in self._read if "/__pycache__/" not in p and not os.path.isdir(p)} | self._listed
         files = [getattr(module, "__dict__", {}).get("__file__") for module in list(sys.modules.values())]
-        found.update(os.path.abspath(file) for file in files if isinstance(file, str))
-        return sorted(
-            p for p in found if (p.startswith(self._root) or not p.startswith(_NOT_INPUT)) and os.path.isfile(p)
-        )
+        found.update(os.path.abspath(file) for file in files if isinstance(file, str) and os.path.isfile(file))
+        searched = [path for path in list(sys.path_importer_cache) if isinstance(path, str)]
+        found.update(os.path.join(os.path.abspath(path), "") for path in searched)
+        return sorted(p for p in found if f"{p}/".startswith(self._root) or not f"{p}/".startswith(_NOT_INPUT))
+
+    def started_at(self, thread: object) -> str | None:
+        """The line that started this thread (None: not known)."""
+        return next((place for ref, place in self._threads if ref() is thread), None)
 
     def describe_fd(self, fd: int) -> dict[str, Any]:
         """Names of what holds this fd and the line that opened it (None: not known)."""
@@ -75,7 +100,16 @@ class Inputs:
         for ref, line in self._sockets:
             if _holds(ref(), fd):
                 place = line
-        return {"fd": fd, "target": target, "owners": _owners(fd), "opened_at": place}
+        owners, library = _owners(fd)
+        return {"fd": fd, "target": target, "owners": owners, "library": library, "opened_at": place}
+
+
+def _database(name: str) -> str:
+    """The file that SQLite opens: of "file:///a%20b.db?mode=ro" /a b.db, the way to one in a read-only folder."""
+    if not name.startswith("file:"):
+        return name
+    first, *rest = os.fsencode(name[5:].removeprefix("//localhost").partition("?")[0].partition("#")[0]).split(b"%")
+    return os.fsdecode(first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest))
 
 
 def _holds(thing: Any, fd: int) -> bool:
@@ -85,30 +119,36 @@ def _holds(thing: Any, fd: int) -> bool:
         return False
 
 
-def _owners(fd: int) -> list[str]:
-    """Attribute paths from the modules' globals, latest import first; breadth first, so that the shortest name wins."""
-    todo: list[tuple[str, int, Any]] = []
+def _owners(fd: int) -> tuple[list[str], str]:
+    """Paths "module:attribute" from all globals, latest import first; breadth first, so that the shortest name wins.
+    And the module whose object keeps the first of them, or whose it is."""
+    todo: list[tuple[str, int, Any, str]] = []
     for name, module in reversed(list(sys.modules.items())):
         if not name.startswith("_snapruntime_worker"):
-            todo += [(f"{name}.{key}", 0, value) for key, value in list(getattr(module, "__dict__", {}).items())]
-    found, seen = [], set()
-    for path, depth, thing in todo:  # grows while it is walked
+            todo += [(f"{name}:{key}", 0, v, "") for key, v in list(getattr(module, "__dict__", {}).items())]
+    found, seen, library = [], set(), ""
+    for path, depth, thing, above in todo:  # grows while it is walked
         kind = type(thing)
         if id(thing) in seen or issubclass(kind, (type, type(sys), str)):
             continue
         seen.add(id(thing))
         if _holds(thing, fd):
             found.append(f"{path} ({kind.__module__}.{kind.__qualname__})")
+            library = library or (above if kind.__module__ in ("socket", "_socket", "ssl", "_io") else kind.__module__)
         elif depth < 6 and len(todo) < _MAX_VISITS:
             if issubclass(kind, dict):
                 todo += [
-                    (f"{path}[{key!r}]", depth + 1, v) for key, v in list(thing.items()) if type(key) in (str, int)
+                    (f"{path}[{key!r}]", depth + 1, v, above)
+                    for key, v in list(thing.items())
+                    if type(key) in (str, int)
                 ]
             elif issubclass(kind, (list, tuple)):
-                todo += [(f"{path}[{i}]", depth + 1, v) for i, v in enumerate(thing)]
+                todo += [(f"{path}[{i}]", depth + 1, v, above) for i, v in enumerate(thing)]
             elif kind.__dictoffset__:  # object's own way in, never a __getattr__ of the handler's
                 inside = object.__getattribute__(thing, "__dict__")
-                todo += [(f"{path}.{key}", depth + 1, v) for key, v in list(inside.items())]
+                todo += [(f"{path}.{key}", depth + 1, v, kind.__module__) for key, v in list(inside.items())]
     if not found:
-        found = [f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects() if _holds(o, fd)]
-    return found[:5]
+        holders = [type(o) for o in gc.get_objects() if _holds(o, fd)]
+        found = [f"{kind.__module__}.{kind.__qualname__}" for kind in holders]
+        library = holders[0].__module__ if holders else ""
+    return found[:5], library

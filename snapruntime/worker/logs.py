@@ -31,7 +31,9 @@ class LambdaHandler(logging.Handler):
         return super().handle(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(self.format(record))
+        text = self.format(record)
+        # On Lambda each record is an event of its own; a formatter of the function's ends no line.
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
     def log_error(self, document: wire.Header) -> None:
         """Write an error document for whoever reads the log."""

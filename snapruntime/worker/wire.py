@@ -5,20 +5,28 @@ A frame is `!II` (header length, body length), the header (a JSON object, UTF-8,
 host → worker
   init         initialization_type ("snap-start" | "on-demand"), task_root, and one of
                handler: Lambda's string "module.function" ("/" or "." between packages), or
-               module: the same without the function, which then is lambda_handler, else handler
-  restore      environment {name: value, or null to unset}
+               module: the same without the function, which then is lambda_handler, else handler;
+               may have hooks [names of modules in snapruntime.hooks, imported before the handler]
+  rehearse     request_id, deadline_ms: as before an invocation, but nothing of the function runs
+  restore      environment {name: value, or null to unset}; may have keep_seeds (leave seeded generators as they are)
   invoke       request_id, deadline_ms (Unix epoch), invoked_function_arn; may have client_context and cognito_identity
                (JSON text), tenant_id, trace_id, response_limit (bytes); body = the event
   describe_fd  fd
+  check        do ("scan" | "watch" | "seen"), task_root
 worker → host
-  ready          wire, python, init_ms, before_hooks_ms, before_hooks (how many ran), threads [text], os_threads;
-                 body = JSON list of the files that init read (a long one would not fit a header)
+  ready          wire, python, init_ms, before_hooks_ms, before_hooks (how many ran), threads [text], os_threads,
+                 seeded {module: line of the handler that seeded its generator explicitly};
+                 body = JSON list of what init looked at (a long one would not fit a header), see Inputs.finish
   init_error     phase ("init" | "before_snapshot"), function_error_type, error, hook (name | null), init_ms; exit 1, 64
+  rehearsed      body = JSON of no meaning
   restored       hooks_ms, after_hooks (how many ran), entropy_us, entropy [modules put right]
   restore_error  function_error_type, error, hook, hooks_ms; exit 65
   result         request_id, duration_ms, content_type; body = the response
   error          request_id, duration_ms, error
-  fd_owner       fd, target (says /proc), owners ["handler.client (socket.socket)"], opened_at ("handler.py:12" | null)
+  checked        body = the answer, JSON; see `snapruntime.worker.check`
+  signalled      signal: it ends because it sent itself that one (see `signals`); in place of any other answer
+  fd_owner       fd, target (says /proc), owners ["handler:client (socket.socket)"], opened_at ("handler.py:12" | null),
+                 library (the module whose object keeps it | "")
 `error` is Lambda's error document. End of file on fd 3 ends the worker at once, an invalid message with status 70.
 """
 

@@ -10,7 +10,7 @@ from snapruntime.values.model import Function
 SNAP_START, ON_DEMAND = "snap-start", "on-demand"
 
 #: Names that Lambda sets and a function's configuration may not (developer guide, "Defined runtime environment
-#: variables": the reserved ones).
+#: variables": the reserved ones). The region and the credentials are reserved there too; here nobody else gives them.
 RESERVED = frozenset(
     {
         "_HANDLER",
@@ -19,6 +19,10 @@ RESERVED = frozenset(
         "AWS_LAMBDA_FUNCTION_VERSION",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
         "AWS_LAMBDA_INITIALIZATION_TYPE",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "AWS_LAMBDA_RUNTIME_API",
+        "AWS_EXECUTION_ENV",
         "LAMBDA_TASK_ROOT",
         "LAMBDA_RUNTIME_DIR",
     }
@@ -34,8 +38,14 @@ def check_environment(environment: dict[str, str]) -> None:
     for name, value in environment.items():
         if name in RESERVED:
             raise UsageError(f"The environment variable {name} is reserved: Lambda sets it itself.")
+        if not (isinstance(name, str) and isinstance(value, str)):  # The Python API's callers need not be typed.
+            raise UsageError(f"The environment variable {name!r} is no text: {value!r}.")
         if not name or "=" in name or "\0" in name + value:
             raise UsageError(f"{name!r} cannot be the name, or its value the value, of an environment variable.")
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError:  # What starts workers is told in JSON.
+            raise UsageError(f"The environment variable {name!a} is not UTF-8.") from None
 
 
 def environment_of(function: Function, interpreter: Interpreter, initialization_type: str) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 Two kinds of fact. The *identity* is what was asked for and where: handler, interpreter, environment, options, CRIU,
 kernel, processor, the worker's own code; it is compared as it stands. The *inputs* are the files that init read or
-mapped, with the names that an import could have found; a file whose size or times differ is compared by content, so
-that a mere `touch` or a fresh checkout keeps the snapshot.
+mapped, those that it could not open since they were not there, and the names in folders that it listed or that an
+import could have found; a file whose size or times differ is compared by content, so that a mere `touch` or a fresh
+checkout keeps the snapshot. What init asks for by stat(2) alone (os.path.exists) Python tells nobody about.
 """
 
 from __future__ import annotations
@@ -11,25 +12,31 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from snapruntime.mechanisms.sandbox import RUNTIME_FOLDER
+from snapruntime.mechanisms import seccomp
+from snapruntime.mechanisms.host_files import UNREAD, Reading, opened, proper
 from snapruntime.values.errors import RestoreError
 from snapruntime.values.host import Criu, dotted
 from snapruntime.values.model import Function
 
 WORKER_FOLDER = Path(__file__).resolve().parents[1] / "worker"
+#: The ready-made hooks: `snapruntime.hooks`, in the source tree a link to the top-level folder.
+HOOKS = (Path(__file__).resolve().parents[1] / "hooks").resolve()
 
 #: Digest of a file that changed while it was read: it equals nothing, so the next run makes the snapshot anew.
 _UNSETTLED = "changed while init ran"
 _IMPORTABLE = (".py", ".pyc", ".so", ".pth", ".zip")
 
 
-def identity_of(function: Function, criu: Criu, *, plain_images: bool = False) -> dict[str, Any]:
+def identity_of(
+    function: Function, criu: Criu, *, plain_images: bool = False, credentials: bool = False
+) -> dict[str, Any]:
     """What a snapshot of `function` on this host depends on, besides files. JSON."""
     return {
         "handler": [function.task_root, function.module, function.attribute],
@@ -42,14 +49,25 @@ def identity_of(function: Function, criu: Criu, *, plain_images: bool = False) -
             "memory": function.memory_mb,
             "ro": list(function.read_only),
             "rw": list(function.writable),
+            "network": function.network,
             "user": [function.uid, function.gid],
+            "hook": list(function.hooks),
             "plain-images": plain_images,
+            "credentials": credentials,
         },
-        "worker code": _worker_code(),
+        "worker code of snapruntime": _worker_code(),
+        "seccomp filter": hashlib.sha256(seccomp.program(platform.machine().upper())).hexdigest(),
         "CRIU": dotted(criu.version),
         "kernel": platform.release(),
         "processor": _processor(),
     }
+
+
+def handler_file(function: Function) -> Path:
+    """The file of the handler's module; the folder of the code, where a module is not as plain as that."""
+    module = Path(function.task_root, *function.module.replace(".", "/").split("/"))
+    files = (module.with_name(f"{module.name}.py"), module / "__init__.py", Path(function.task_root))
+    return next(file for file in files if file.exists() or file == files[-1])
 
 
 def identity_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -78,7 +96,7 @@ def _how(was: bool, now: bool) -> str:
 @cache
 def _worker_code() -> str:
     digest = hashlib.sha256()
-    for path in sorted(WORKER_FOLDER.glob("*.py")):
+    for path in sorted([*WORKER_FOLDER.glob("*.py"), *HOOKS.glob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -95,36 +113,58 @@ def _processor() -> str:
     return f"{platform.machine()} {hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]}"
 
 
-def record_inputs(files: Iterable[str], search_path: Iterable[str], since_ns: int) -> dict[str, Any]:
-    """The state of the files that init read, to be compared by `input_changes`.
+def record_inputs(
+    paths: Iterable[str],
+    search_path: Iterable[str],
+    since_ns: int,
+    shown: Collection[str] = (),
+    watch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The state of what init looked at, to be compared by `input_changes`.
 
     Args:
-        files: absolute paths.
-        search_path: the folders that imports were looked for in.
-        since_ns: when init began, `time.time_ns()`: a file changed since then is not what init read.
+        paths: files, folders that were listed, what is not there, and (with a slash at the end) folders where imports
+            were looked for, as the function says: what else it names is left out.
+        search_path: more such folders, those of every process with this interpreter.
+        since_ns: when init began, `time.time_ns()`: what changed since then is not what init read.
+        shown: folders that the function has under the host's names, though they may lie in /tmp.
+        watch: called again and again; what it raises ends it.
     """
+    shown = {*shown, *map(os.path.realpath, shown)}
+    reading = Reading(watch)
 
-    def one(path: str) -> tuple[str, list[Any]] | None:
+    def one(path: str) -> tuple[str, str, list[Any]] | None:
+        watch()
         try:
-            status = os.stat(path)
-            if not os.path.isfile(path):
-                return None
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, ValueError):  # The latter for a name that can be none; the function sends them.
+            with opened(path, shown) as (fd, status):
+                if stat.S_ISDIR(status.st_mode):
+                    kind, digest = "listed", _digest_of_names(os.listdir(fd))
+                else:
+                    kind, digest = "files", reading.digest(fd)
+        except FileNotFoundError:
+            return "absent", path, []
+        except (OSError, ValueError):  # The latter for a name that can be none as well.
             return None
         changed = max(status.st_mtime_ns, status.st_ctime_ns) >= since_ns
-        return path, [*_marks(status), _UNSETTLED if changed else digest]
+        return kind, path, [*_marks(status), _UNSETTLED if changed else digest]
 
-    paths = sorted({path for path in files if not _is_ours(path)})
+    inputs: dict[str, dict[str, Any]] = {"files": {}, "listed": {}, "absent": {}}
+    # The worker's own code, which is part of the identity, lies in a folder of the sandbox's own as well.
+    named = {(path.endswith("/"), proper(path, shown)) for path in paths}
+    wanted = sorted(path for is_searched, path in named if path and not is_searched)
+    searched = {*search_path, *(path for is_searched, path in named if path and is_searched)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(item for item in pool.map(one, paths) if item is not None)
-    return {"files": found, "names": {folder: _names_in(folder) for folder in search_path}}
+        for found in pool.map(one, wanted):
+            if found is not None:
+                kind, path, state = found
+                inputs[kind][path] = state
+    return {**inputs, "names": {folder: _names_in(folder) for folder in sorted(searched)}}
 
 
-def input_changes(inputs: dict[str, Any]) -> list[str]:
-    """Which of the recorded files are not as they were, in words; at most a few."""
+def input_changes(inputs: dict[str, Any], watch: Callable[[], None] = lambda: None) -> list[str]:
+    """What of the recorded is not as it was, in words; at most a few. For `watch` see `record_inputs`."""
     changes = []
+    reading = Reading(watch)
     for path, (*marks, digest) in inputs["files"].items():
         try:
             status = os.stat(path)
@@ -133,18 +173,31 @@ def input_changes(inputs: dict[str, Any]) -> list[str]:
             continue
         if _marks(status) != marks or digest == _UNSETTLED:
             try:
-                with open(path, "rb") as file:
-                    same = status.st_size == marks[0] and hashlib.file_digest(file, "sha256").hexdigest() == digest
-            except OSError:
+                with opened(path) as (fd, _):
+                    same = status.st_size == marks[0] and reading.digest(fd) == digest != UNREAD
+            except (OSError, ValueError):  # Whatever has the name now.
                 same = False
             if not same:
                 changes.append(f"{path} changed")
         if len(changes) > 4:
             return [*changes[:4], "and more"]
+    changes += [f"{path} is there now" for path in inputs["absent"] if os.path.exists(path)][:4]
+    for folder, (*marks, digest) in inputs["listed"].items():
+        if not _has_same_names(folder, marks, digest):
+            changes.append(f"init listed {folder}, where something was added or removed")
     for folder, names in inputs["names"].items():
         if _names_in(folder) != names:
             changes.append(f"modules were added to or removed from {folder}")
     return changes
+
+
+def _has_same_names(folder: str, marks: list[int], digest: str) -> bool:
+    if _marks_of(folder) == marks and digest != _UNSETTLED:
+        return True  # A folder's times tell of what is added or removed: hardly any has to be listed again.
+    try:
+        return _digest_of_names(os.listdir(folder)) == digest
+    except OSError:
+        return False
 
 
 class MappedFiles:
@@ -180,21 +233,28 @@ def _marks(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _is_ours(path: str) -> bool:
-    """The worker's own code is part of the identity; what lies in the sandbox's own folders is no file of the host."""
-    return path.startswith((RUNTIME_FOLDER, "/proc/", "/dev/", "/sys/", "/run/"))
-
-
 def _names_in(folder: str) -> str:
     """A digest of what an import could find in `folder`: a new json.py beside the handler changes what it imports."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if entry.name.endswith(_IMPORTABLE)
-                or (entry.name.isidentifier() and entry.name != "__pycache__" and entry.is_dir())
-            )
-    except OSError:
+            return _digest_of_names(name for entry in entries if (name := _as_import(entry)))
+    except (OSError, ValueError):  # The latter for a name that can be none.
         return ""
-    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _as_import(entry: os.DirEntry[str]) -> str:
+    """What an import takes a folder's entry for; empty where it is nothing to it.
+
+    A folder yields to data.py beside it, and to a data anywhere later, until there is an __init__.py in it.
+    """
+    if entry.name.endswith(_IMPORTABLE):
+        return entry.name
+    if not (entry.name.isidentifier() and entry.is_dir()):
+        return ""
+    return f"{entry.name}/" if os.path.exists(f"{entry.path}/__init__.py") else entry.name
+
+
+def _digest_of_names(names: Iterable[str]) -> str:
+    """Of a folder's content, but for the folder in which Python keeps what it compiled."""
+    text = "\0".join(sorted(name for name in names if name != "__pycache__"))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -5,18 +5,27 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
+import re
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from snapruntime.mechanisms.channel import Disconnected, LogSink
-from snapruntime.mechanisms.process import SpawnerError
+from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, SpawnerError
 from snapruntime.values.errors import UsageError
-from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT, Function, Invocation
+from snapruntime.values.life import Event, IllegalTransitionError, State
+from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, FUNCTION_LIMIT_S, PAYLOAD_LIMIT, Function, Invocation
 from snapruntime.worker import wire
-from snapruntime.workflows.launch import Launched, broken_channel, exited, timed_out
+from snapruntime.workflows.launch import Launched, broken_channel, out_of_memory, timed_out
+from snapruntime.workflows.life import Life
+
+#: So many of the last requests of a copy are known again; a copy may answer millions.
+_REMEMBERED = 1000
 
 
 class Instance:
@@ -27,32 +36,51 @@ class Instance:
         hooks_ms: its after-restore hooks; None for a cold worker.
         init_ms: its init; None for a copy.
         pid: its PID, as the host sees it.
+        pidfd: readable once it has ended.
+        own_bytes: the memory that its process had to itself when it last answered; 0 before, or where it has ended.
     """
 
     def __init__(
         self,
         function: Function,
         launched: Launched,
+        life: Life,
         *,
         requested: float,
         snapshot: str | None,
         restore_ms: float | None = None,
         hooks_ms: float | None = None,
         init_ms: float | None = None,
+        on_first_answer: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._function = function
         self._launched = launched
+        self._life = life
         self._requested = requested
         self._snapshot = snapshot
         self.restore_ms = restore_ms
         self.hooks_ms = hooks_ms
         self.init_ms = init_ms
         self.pid = launched.process.pid
-        self._answered: set[str] = set()
-        self._on_close = on_close
-        self._busy = threading.Lock()
-        self._closed = False
+        self.pidfd = launched.process.pidfd
+        self.own_bytes = 0
+        self._answered: deque[str] = deque(maxlen=_REMEMBERED)
+        self._on_first_answer = on_first_answer
+        self._remains = contextlib.ExitStack()
+        self._remains.callback(on_close)
+        self._remains.callback(launched.close)
+        self._closing = threading.Lock()
+        launched.process.spawner.at_end(self.close)
+
+    @property
+    def state(self) -> State:
+        """Where in its life it is."""
+        return self._life.state
+
+    def alive(self) -> bool:
+        """Whether its process has not ended."""
+        return self._launched.process.alive()
 
     def invoke(
         self,
@@ -61,27 +89,54 @@ class Instance:
         request_id: str | None = None,
         sink: LogSink | None = None,
         client_context: Mapping[str, Any] | None = None,
+        arn: str | None = None,
     ) -> Invocation:
         """Give one event to the handler and wait for its answer, or for the function's time limit.
+
+        One event at a time, as on Lambda: who comes while it is busy waits until it has answered.
 
         Args:
             event: bytes of JSON, or anything that `json.dumps` takes.
             request_id: a new UUID by default.
             sink: receives what the function writes meanwhile.
             client_context: the mobile SDKs' context object.
+            arn: what it was invoked as; the function's own ARN by default.
 
         Raises:
-            UsageError: the event or the client context is no JSON, or too large; or the copy is closed. Whatever the
-                function does wrong is in the result instead.
+            UsageError: the event or the client context is no JSON, or too large; or the copy has been closed or has
+                ended. Whatever the function does wrong is in the result instead.
         """
         body = encode_event(event)
         client = encode_client_context(client_context) if client_context is not None else None
-        with self._busy:  # One event at a time, as on Lambda.
-            return self._invoke(body, client, request_id or str(uuid.uuid4()), sink)
+        self._occupy()
+        try:
+            invocation, outcome = self._invoke(
+                body, client, request_id or str(uuid.uuid4()), sink, arn or self._function.arn
+            )
+        except BaseException:  # A sink's, for instance. Nobody knows what the process is at then.
+            self._launched.process.kill()
+            self._life.on(Event.FAILED)
+            raise
+        if outcome is Event.ANSWERED and len(self._answered) == 1:
+            self._on_first_answer()
+        self._life.on(outcome)
+        return invocation
 
-    def _invoke(self, body: bytes, client_context: str | None, request_id: str, sink: LogSink | None) -> Invocation:
-        if self._closed:
-            raise UsageError("This copy has been closed; it takes no more events.", hint="Restore another.")
+    def _occupy(self) -> None:
+        """Have it busy with what its caller asks next, once it has answered what it was asked before."""
+        try:
+            self._life.on(Event.INVOKED, patience=FUNCTION_LIMIT_S)
+        except IllegalTransitionError as error:
+            if self._launched.process.spawner.closed:
+                raise UsageError(
+                    "The runtime of this copy has been closed, and the copy has ended with it.",
+                    hint="Keep the Runtime open for as long as its copies are used.",
+                ) from None
+            raise UsageError(f"This copy is {error.state}: it takes no more events.", hint="Restore another.") from None
+
+    def _invoke(
+        self, body: bytes, client_context: str | None, request_id: str, sink: LogSink | None, arn: str
+    ) -> tuple[Invocation, Event]:
         function, channel = self._function, self._launched.channel
         requested, self._requested = self._requested, 0.0
         started = time.monotonic()
@@ -92,27 +147,31 @@ class Instance:
             "type": "invoke",
             "request_id": request_id,
             "deadline_ms": int((time.time() + function.timeout_s) * 1000),
-            "invoked_function_arn": function.arn,
+            "invoked_function_arn": arn,
         }
         if client_context is not None:
             header["client_context"] = client_context
         payload: bytes | None = None
         error: dict[str, Any] | None = None
+        outcome = Event.FAILED
         try:
             channel.send(header, body, deadline=deadline)
             payload, error = self._answer(request_id, deadline)
+            if self._launched.ran_out_of_memory():  # A child of its, perhaps: no copy goes on after that.
+                payload, error = None, out_of_memory(request_id)
+            else:
+                outcome = Event.ANSWERED
         except TimeoutError:
             error = timed_out(request_id, function.timeout_s)
-            self._launched.process.kill()  # Its late answer must not be taken for that of the next event.
         except Disconnected as gone:
-            error = exited(request_id, gone.exit)
-            self._launched.process.kill()
+            error = self._launched.ended(request_id, gone.exit)
         except wire.WireError as trouble:
             error = broken_channel(request_id, trouble)
-            self._launched.process.kill()
-        self._answered.add(request_id)
+        if outcome is Event.FAILED:
+            self._launched.process.kill()  # A late answer must not be taken for that of the next event.
+        self._answered.append(request_id)
         ended = time.monotonic()
-        return Invocation(
+        invocation = Invocation(
             request_id=request_id,
             snapshot=self._snapshot,
             cold=self._snapshot is None,
@@ -128,6 +187,7 @@ class Instance:
             phase="invoke",
             logs=channel.take_logs(),
         )
+        return invocation, outcome
 
     def _answer(self, request_id: str, deadline: float) -> tuple[bytes | None, dict[str, Any] | None]:
         """The response, or the error document, for one request.
@@ -140,8 +200,12 @@ class Instance:
                 break
             if header["request_id"] not in self._answered:
                 raise wire.WireError("an answer to a request that was never made")
+            if time.monotonic() > deadline:
+                raise TimeoutError  # Else who repeats himself fast enough has no limit.
         if header["type"] == "error":
-            return None, header["error"]
+            return None, header["error"] | {"requestId": request_id}  # Whatever the function says it is.
+        if len(body) > PAYLOAD_LIMIT:  # The worker would have said so; this is the function's own doing.
+            raise wire.WireError(f"a response of {len(body)} bytes: the limit is {PAYLOAD_LIMIT}")
         if header.get("content_type") == "application/json":
             try:
                 json.loads(body)
@@ -149,35 +213,69 @@ class Instance:
                 raise wire.WireError(f"the response is not JSON: {error}") from error
         return body, None
 
+    def look(self, what: str, *, limit_s: float = 30.0) -> Any:
+        """Have the worker's check module do something; see `snapruntime.worker.check.answer`. None where it cannot.
+
+        Args:
+            limit_s: the longest that it may take, seconds.
+        """
+        message = {"type": "check", "do": what, "task_root": self._function.task_root}
+        try:
+            self._occupy()
+        except UsageError:
+            return None  # It has ended.
+        deadline, outcome, answer = time.monotonic() + limit_s, Event.FAILED, None
+        try:
+            self._launched.channel.send(message, deadline=deadline)
+            answer = json.loads(self._launched.channel.receive("checked", deadline=deadline)[1])
+            outcome = Event.ANSWERED
+        except (TimeoutError, Disconnected, wire.WireError, ValueError, RecursionError):
+            pass  # The function can answer what it likes, or nothing.
+        finally:
+            if outcome is Event.FAILED:
+                self._launched.process.kill()  # Its late answer must not be taken for that of the next event.
+            self._life.on(outcome)
+        return answer
+
     def _max_memory_mb(self) -> int | None:
-        """The most memory the process had resident so far, MB as Lambda counts them (2**20 bytes), rounded up."""
+        """The most memory it had so far, MB as Lambda counts them (2**20 bytes), rounded up.
+
+        What its processes had together to themselves, by the control group; or what the first of them had resident, if
+        that is more, as it can be with the memory that copies share.
+        """
+        resident, together = self._resident_kb(), self._launched.peak_bytes()
+        return -(-max(resident or 0, (together or 0) >> 10) // 1024) if resident or together else None
+
+    def _resident_kb(self) -> int | None:
         process, exit = self._launched.process, None
         with contextlib.suppress(SpawnerError):
             exit = process.wait(0)
         if exit is None:
-            with (
-                contextlib.suppress(OSError),
-                open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as f,
-            ):
-                for line in f:
-                    if line.startswith("VmHWM:"):
-                        return -(-int(line.split()[1]) // 1024)
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{self.pid}/status").read_text("ascii", "replace")
+                found = re.search(r"^VmHWM:\s*(\d+).*^RssAnon:\s*(\d+)", status, re.MULTILINE | re.DOTALL)
+                if found and process.alive():  # Else the PID may have been another's by then.
+                    self.own_bytes = int(found[2]) << 10
+                    return int(found[1])
             with contextlib.suppress(SpawnerError):
                 exit = process.wait(1.0)  # Without memory of its own it is about to end.
-        return -(-exit.max_rss_kb // 1024) if exit is not None else None
+        return exit.max_rss_kb if exit is not None else None
 
     def close(self) -> None:
-        """End the process and take away what was made for it."""
-        self._launched.process.kill()  # Whoever waits for its answer learns of it at once.
-        with self._busy:
-            if self._closed:
-                return
-            self._closed = True
-        try:
-            self._launched.close()
-        finally:
-            on_close, self._on_close = self._on_close, lambda: None
-            on_close()
+        """End the process and take away what was made for it.
+
+        Raises:
+            UsageError: an event is being answered, and its `sink` does not return.
+        """
+        self._life.on(Event.CLOSED)  # No more events from here on.
+        with self._closing:
+            self._launched.process.kill()  # Whoever waits for its answer learns of it at once.
+            if not self._life.wait_for(State.DEAD, REQUEST_DEADLINE_S):
+                raise UsageError(
+                    f"The copy with PID {self.pid} was ended, but who waits for its answer does not come back.",
+                    hint="A log sink must not wait for whoever closes the copy.",
+                )
+            self._remains.close()
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +294,14 @@ def encode_event(event: Any) -> bytes:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is none of its numbers")
 
+    def finite(text: str) -> float:
+        if math.isinf(number := float(text)):  # The function could not write it as JSON again.
+            raise ValueError(f"{text} is larger than any of its numbers can be")
+        return number
+
     try:
         body = event if isinstance(event, bytes) else json.dumps(event, allow_nan=False).encode()
-        json.loads(body, parse_constant=refuse)
+        json.loads(body, parse_constant=refuse, parse_float=finite)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"The event is not JSON: {error}") from error
     if len(body) > PAYLOAD_LIMIT:

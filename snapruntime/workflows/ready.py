@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from snapruntime.mechanisms.process import REQUEST_DEADLINE_S
 from snapruntime.values.errors import SnapruntimeError
 
 T = TypeVar("T")
@@ -39,14 +40,21 @@ class Ready(Generic[T]):
         with self._changed:
             self._count, self._uses = count, uses
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._work, name="snapruntime-ready", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="snapruntime-ready", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # No more threads are to be had: then all is made when it is asked for.
+                    self._count = 0
+                    return
+                self._thread = thread
             self._changed.notify_all()
 
     def wait(self) -> int:
         """Wait until as many are ready as are to be; returns how many are."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._wanting())
+            limit = REQUEST_DEADLINE_S * max(1, self._count)
+            # The last of those that are to be made at most is not wanting any more, but not there yet.
+            self._changed.wait_for(lambda: self._closed or not (self._wanting() or self._making), limit)
             return len(self._ready)
 
     def take(self) -> T:
@@ -54,7 +62,7 @@ class Ready(Generic[T]):
         with self._changed:
             if self._making and not self._ready and not self._waiting:
                 self._waiting = True
-                self._changed.wait_for(lambda: self._ready or not self._making)
+                self._changed.wait_for(lambda: self._ready or not self._making, REQUEST_DEADLINE_S)
                 self._waiting = False
             if self._ready:
                 taken = self._ready.popleft()
@@ -77,7 +85,8 @@ class Ready(Generic[T]):
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            # One that is later than this is held up by the spawner; what it makes ends with that.
+            self._thread.join(REQUEST_DEADLINE_S)
         while self._ready:
             self._discard(self._ready.popleft())
 
@@ -87,6 +96,7 @@ class Ready(Generic[T]):
     def _work(self) -> None:
         while True:
             with self._changed:
+                # Without a deadline: it waits for work, and `close` wakes it.
                 self._changed.wait_for(lambda: self._over or self._closed or self._wanting())
                 job = self._over.popleft() if self._over else None
                 if job is None and self._closed:

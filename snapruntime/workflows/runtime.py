@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from snapruntime.mechanisms import kernel_probes
+from snapruntime.mechanisms.cgroup import LIMITED, Cgroups, find_hierarchies
 from snapruntime.mechanisms.channel import LogSink
+from snapruntime.mechanisms.credentials import CredentialsEndpoint, Provider
 from snapruntime.mechanisms.criu import CriuError, CriuWorker, import_pycriu
 from snapruntime.mechanisms.host.probes import require_host
-from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError
-from snapruntime.mechanisms.store import OTHER_FORMAT, Store, StoredSnapshot, cannot_write, data_home
-from snapruntime.values.errors import DamagedSnapshotError, HostError
+from snapruntime.mechanisms.manifest import OTHER_FORMAT
+from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, Spawner, SpawnerError, too_many_files
+from snapruntime.mechanisms.sandbox import Ground
+from snapruntime.mechanisms.store import Store, StoredSnapshot, cannot_write, data_home
+from snapruntime.values.errors import DamagedSnapshotError, HostError, SnapshotError
 from snapruntime.values.model import Function
 from snapruntime.worker.wire import WIRE_VERSION
-from snapruntime.workflows.checkpoint import take_snapshot
+from snapruntime.workflows.checkpoint import CHECKPOINT_LIMIT_S, take_snapshot
 from snapruntime.workflows.cold import ColdStarter
-from snapruntime.workflows.freshness import identity_changes, identity_of, input_changes
+from snapruntime.workflows.freshness import handler_file, identity_changes, identity_of, input_changes
 from snapruntime.workflows.launch import sandbox_for
 from snapruntime.workflows.restore import Snapshot
 
@@ -35,22 +39,34 @@ class Runtime:
 
     Args:
         home: the data folder; see `snapruntime.mechanisms.store.data_home`.
+        credentials: gives AWS credentials, which functions then get from an endpoint on loopback, as under SnapStart:
+            boto3 asks it by itself, and again in each copy where the function has the hook `boto3`.
 
     Raises:
         HostError: this host cannot run it; says what is missing and what to do.
     """
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(self, home: Path | None = None, *, credentials: Provider | None = None) -> None:
         self._home = home or data_home()
         self.criu = require_host(self._home)
         self._store = Store(self._home)
         self._spawner = Spawner()
+        self._ground = Ground(Cgroups(find_hierarchies()), str(self._home))
+        self._endpoint: CredentialsEndpoint | None = None
         try:
             import_pycriu(self.criu)
-            self._probe_kernel()
+            with _clear_errors(self._home):  # Its spawner may be killed at any moment, and its files go with it.
+                self._probe_kernel()
+            if credentials is not None:
+                self._endpoint = CredentialsEndpoint(credentials)
         except BaseException:
-            self._spawner.close()
+            self.close()
             raise
+
+    @property
+    def unlimited(self) -> tuple[str, ...]:
+        """What this host does not let us limit for functions, in words; `snapruntime doctor` says why."""
+        return tuple(LIMITED[name] for name in self._ground.cgroups.unlimited)
 
     def _probe_kernel(self) -> None:
         """Let CRIU find out what this kernel can do, or tell it what it found out before: that saves tens of ms."""
@@ -60,7 +76,7 @@ class Runtime:
             return
         images = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with CriuWorker(self._spawner, self.criu, images, ruid=0) as criu:
+            with CriuWorker(self._spawner, self.criu, images, user=(0, 0)) as criu:
                 criu.probe_kernel(time.monotonic() + REQUEST_DEADLINE_S)
             with contextlib.suppress(FileNotFoundError):
                 kernel_probes.keep(self._home, self.criu, place.read_bytes())
@@ -72,6 +88,11 @@ class Runtime:
             ) from error
         finally:
             os.close(images)
+
+    @property
+    def _given(self) -> dict[str, str]:
+        """Variables that every process of a function gets from this run."""
+        return self._endpoint.environment if self._endpoint is not None else {}
 
     def snapshot(
         self,
@@ -99,10 +120,13 @@ class Runtime:
         """
         with _clear_errors(self._home):
             stored, reason = self._find_or_make(function, rebuild, plain_images, sink, making, initialised)
+            self._store.note_use(stored.folder.parent.name, handler_file(function))
+            if reason:
+                self._store.forget()
             try:
                 name = f"{stored.id}-{uuid.uuid4().hex[:8]}"  # One snapshot may be open several times.
-                sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name)
-                return Snapshot(self._spawner, self.criu, function, self._store, stored, sandbox, reason)
+                sandbox = sandbox_for(function, stored.manifest["interpreter"]["folders"], name, self._ground)
+                return Snapshot(self._spawner, self.criu, function, self._store, stored, sandbox, reason, self._given)
             except BaseException:
                 stored.close()
                 raise
@@ -117,13 +141,16 @@ class Runtime:
         initialised: Callable[[float], None],
     ) -> tuple[StoredSnapshot, str]:
         """A stored snapshot and why it was made anew, if it was."""
-        slot = self._store.slot_of(function.task_root, f"{function.module}.{function.attribute or ''}")
+        # Versions of one function may share their code, but not their snapshots.
+        handler = f"{function.module}.{function.attribute or ''}"
+        slot = self._store.slot_of(function.task_root, function.name, function.version, handler)
         reason = "as asked for"
         if not rebuild:
             stored, reason = self._find(function, slot, plain_images)
             if stored is not None:
                 return stored, ""
-        with self._store.making(slot):
+        # Who makes one already may take as long as we might, and wait as long for the disk at the end.
+        with self._store.making(slot, function.init_limit_s + 2 * CHECKPOINT_LIMIT_S):
             if not rebuild:
                 # Somebody else may have made it while we waited.
                 stored, _ = self._find(function, slot, plain_images)
@@ -136,46 +163,52 @@ class Runtime:
                 slot,
                 self.criu,
                 function,
+                self._ground,
                 sink,
                 initialised,
                 plain_images=plain_images,
+                given=self._given,
             )
             return stored, reason
 
     def _find(self, function: Function, slot: str, plain_images: bool) -> tuple[StoredSnapshot | None, str]:
-        """A snapshot that is still good, or why none is."""
-        identity = identity_of(function, self.criu, plain_images=plain_images)
-        reasons: list[str] = []
+        """A snapshot that is still good, or why none is: what separates the nearest one from being so."""
+        identity = identity_of(function, self.criu, plain_images=plain_images, credentials=bool(self._given))
+        broken: list[str] = []
+        others: list[dict[str, Any]] = []
         for folder in self._store.newest_first(slot):
             try:
                 stored = self._store.open(folder)
             except FileNotFoundError:
                 continue  # Somebody else has just removed it.
             except DamagedSnapshotError as error:
-                reasons = reasons or [error.message.rstrip(".")]
+                broken = broken or [error.message.rstrip(".")]
                 if error.code != OTHER_FORMAT:
                     self._store.discard(folder)
                 continue
             try:
-                changes = self._changes(stored, identity)
-                if not changes:
+                if not _is_other(stored.manifest, identity) and not input_changes(
+                    stored.manifest["inputs"], self._check_open
+                ):
                     stored.verify()
+                    self._store.note_use_of(folder)
                     return stored, ""
                 stored.close()
+                others.append(stored.manifest)
             except DamagedSnapshotError as error:
-                changes = [error.message.rstrip(".")]
+                broken = [error.message.rstrip(".")]  # It would have been the one.
                 stored.close()
                 self._store.discard(folder)
             except BaseException:
                 stored.close()
                 raise
-            reasons = reasons or changes
-        return None, "; ".join(reasons) or "there is none yet"
+        changes = [_changes(manifest, identity, self._check_open) for manifest in others]
+        nearest = min(([broken] if broken else []) + changes, key=len, default=["there is none yet"])
+        return None, "; ".join(nearest)
 
-    def _changes(self, stored: StoredSnapshot, identity: dict[str, Any]) -> list[str]:
-        if stored.manifest["wire"] != WIRE_VERSION:
-            return ["this version of snapruntime speaks otherwise with its workers"]
-        return identity_changes(stored.manifest["identity"], identity) or input_changes(stored.manifest["inputs"])
+    def _check_open(self) -> None:
+        if self._spawner.closed:
+            raise SnapshotError("The runtime was closed while it looked for a snapshot.")
 
     def remake(self, function: Function, snapshot: Snapshot, **options: Any) -> Snapshot:
         """Another snapshot in place of one that cannot be restored any more. See `snapshot` for the options."""
@@ -190,17 +223,39 @@ class Runtime:
             UsageError: the interpreter, or a path to be shown, is of no use.
         """
         with _clear_errors(self._home):
-            return ColdStarter(self._spawner, function)
+            return ColdStarter(self._spawner, function, self._ground, self._given)
+
+    def alive(self) -> bool:
+        """Whether it can still start processes; once its spawner has been killed it never can again."""
+        return self._spawner.alive()
 
     def close(self) -> None:
         """End every process and drop every mount that was made."""
         self._spawner.close()
+        self._ground.cgroups.close()
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_other(manifest: dict[str, Any], identity: dict[str, Any]) -> bool:
+    return bool(manifest["wire"] != WIRE_VERSION or identity_changes(manifest["identity"], identity))
+
+
+def _changes(manifest: dict[str, Any], identity: dict[str, Any], watch: Callable[[], None]) -> list[str]:
+    """All that has changed since a snapshot was made, in words."""
+    if manifest["wire"] != WIRE_VERSION:
+        return ["this version of snapruntime speaks otherwise with its workers"]
+    return identity_changes(manifest["identity"], identity) + input_changes(manifest["inputs"], watch)
+
+
+_CROWDED_HINT = "Free memory or processes (ulimit -u), or run fewer copies at once."
 
 
 @contextlib.contextmanager
@@ -210,13 +265,17 @@ def _clear_errors(home: Path) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # From whoever receives the function's output; it is the caller's own.
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # What CPython makes of pthread_create's EAGAIN.
+            raise
+        raise HostError(f"The host refused what was asked of it: {error}", hint=_CROWDED_HINT) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise cannot_write(error, home) from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            hint = "Allow more open files (ulimit -n), or run fewer copies at once."
-        elif error.errno in (errno.ENOMEM, errno.EAGAIN):
-            hint = "Free memory or processes (ulimit -u), or run fewer copies at once."
+            raise too_many_files(error) from error
+        if error.errno in (errno.ENOMEM, errno.EAGAIN):
+            hint = _CROWDED_HINT
         else:
             hint = f"Check the data folder {home}, and `snapruntime doctor`."
         raise HostError(f"The host refused what was asked of it: {error}", hint=hint) from error

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapruntime import HostError
-from snapruntime.bench import document, plan, report, stats
+from snapruntime.bench import document, host, plan, report, stats
 from snapruntime.bench.compare import compare
 from snapruntime.bench.document import Cell, Document, Samples
 from snapruntime.bench.targets import judge
@@ -77,7 +77,7 @@ def test_each_cells_samples_are_spread_over_the_run() -> None:
 
 
 def test_equal_code_shows_no_change() -> None:
-    for seed in range(10):
+    for seed in range(5):
         found = compare(made({}, seed=seed), made({}, seed=seed + 100))
         assert [change for change in found.changes if change.changed] == []
 
@@ -100,6 +100,11 @@ def test_another_machine_is_no_change_of_the_code() -> None:
     assert not any(change.changed for change in found.changes if change.cell.way not in ("python-pass", "fork"))
 
 
+def test_samples_that_are_all_the_same_number() -> None:
+    assert stats.differ([1.0] * 60, [1.0] * 60) == 1.0
+    assert stats.differ([1.0] * 60, [2.0] * 60) < 1e-10
+
+
 def test_more_answers_per_second_are_better() -> None:
     documents = []
     for rate in (50.0, 100.0):
@@ -119,6 +124,16 @@ def test_targets_are_judged() -> None:
     assert words["on demand, pandas: first answer / stock CRIU's"] == "met"
     assert words["on demand, hello: first answer / bare `python -c pass`"] == "missed"
     assert words["memory of an idle copy (PSS, 100 copies, pandas) / process resident (RSS)"] == "not measured"
+
+
+def test_a_verdict_of_few_samples_says_so() -> None:
+    claim = "on demand, pandas: first answer / stock CRIU's"
+    for n, doubt in ((3, "too few samples"), (60, "")):
+        (verdict,) = [one for one in judge(made({}, seed=1, n=n)) if one.target.claim == claim]
+        assert (verdict.word, verdict.doubt) == ("missed", doubt)
+    near = {Cell("pandas", "criu"): 40.0}
+    (verdict,) = [one for one in judge(made(near, seed=1)) if one.target.claim == claim]
+    assert verdict.doubt == "within the interval"
 
 
 def test_the_command_compares(tmp_path: Path) -> None:
@@ -143,4 +158,16 @@ def test_without_its_libraries_it_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     done = CliRunner().invoke(commands, ["bench", "--quick"], standalone_mode=False)
     assert isinstance(done.exception, HostError)
     assert "matplotlib" in done.exception.message
-    assert "snapruntime[bench]" in done.exception.hint
+    assert "pip install '.[bench]'" in done.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "said"), [("on", "pageout", True), ("off", "pageout", False), ("on", "stat", False)]
+)
+def test_a_kernel_that_gives_up_idle_memory_is_told(tmp_path: Path, state: str, action: str, said: bool) -> None:
+    daemon = tmp_path / "kernel/mm/damon/admin/kdamonds/0"
+    scheme = daemon / "contexts/0/schemes/0"
+    scheme.mkdir(parents=True)
+    (daemon / "state").write_text(state)
+    (scheme / "action").write_text(action)
+    assert host.pages_out(tmp_path) is said

@@ -19,6 +19,7 @@ from snapruntime.bench import cases, document, plan, plots, report, run, ways
 from snapruntime.bench.cases import CASES, Case
 from snapruntime.bench.document import Document
 from snapruntime.bench.plan import Plan
+from snapruntime.bench.room import own_home
 from snapruntime.bench.sample import WrongAnswerError, checked
 from snapruntime.edges import exits
 
@@ -32,7 +33,7 @@ def tiny(*names: str, seed: int = 1) -> Plan:
         ("hello",),
         names,
         seed,
-        cell_s=0.01,
+        cell_s=1.0,
         least=2,
         most=2,
         bursts=(2,),
@@ -138,7 +139,7 @@ def test_what_does_not_work_is_said_and_the_others_are_measured(
 
 def test_ctrl_c_keeps_what_was_measured(criu_home: Path, tmp_path: Path) -> None:
     before = census([criu_home])
-    arguments = ["bench", "--quick", "--workload", "hello", "--way", "ours", "--way", "fork", "--out", str(tmp_path)]
+    arguments = ["bench", "--quick", "--workload", "hello", "--way", "ours", "--way", "criu", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "snapruntime", "--home", str(criu_home), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -160,15 +161,16 @@ def test_ctrl_c_keeps_what_was_measured(criu_home: Path, tmp_path: Path) -> None
 
 def test_two_at_once_do_not_disturb_each_other(criu_home: Path) -> None:
     with (
-        run._room(criu_home),
+        own_home(criu_home),
         pytest.raises(HostError, match="Another benchmark"),
-        run._room(criu_home),
+        own_home(criu_home),
     ):
         pass
 
 
 def test_the_memory_workload_is_as_large_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cases.NAMES[-1] == "memory-2048"
+    assert all(case.function().memory_mb >= case.mib + 256 for case in CASES), "else it would be ended, out of memory"
     monkeypatch.setattr(ways, "LIMIT_S", 60.0)
     (case,) = [case for case in CASES if case.mib == 64]
     with ways.ColdBare(case) as way:
@@ -178,3 +180,11 @@ def test_the_memory_workload_is_as_large_as_it_says(monkeypatch: pytest.MonkeyPa
         private = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty"))
         assert private > 64 * 1024
         alive.close()
+
+
+def test_where_it_cannot_run_it_leaves_no_results(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["--home", str(tmp_path / "file" / "home"), "bench", "--quick", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "snapruntime", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == exits.HOST, done.stderr
+    assert list((tmp_path / "out").glob("*")) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from conftest import copy_criu
 from support import write_files
 
 #: The longest that any command of these tests may take, seconds.
@@ -82,6 +83,10 @@ FUNCTIONS: dict[str, str] = {
         def handler(event, context):
             return b"no JSON"
         """,
+    "returns_json_bytes.py": """
+        def handler(event, context):
+            return b'{\\n"a": 1.10\\r\\n}'
+        """,
     "floods.py": """
         def handler(event, context):
             for _ in range(100):
@@ -108,11 +113,11 @@ def command(home: Path, *arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def home(criu_home: Path) -> Path:
-    """The data folder of these tests."""
+def home(criu_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of these tests, whose functions and events nobody else deletes."""
     if os.geteuid() != 0:
         pytest.skip("snapshots need root")
-    return criu_home
+    return copy_criu(criu_home, tmp_path_factory.mktemp("edges") / "home")
 
 
 @pytest.fixture(scope="session")

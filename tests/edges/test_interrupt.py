@@ -175,3 +175,10 @@ def test_streams_that_were_closed_before_we_began(home: Path, functions: Path) -
         assert done.returncode == 0, done.stderr
         assert done.stderr == b""
         assert done.stdout.startswith(b"{") is ("1>" not in closed)
+
+
+def test_little_is_imported_before_the_signals_have_handlers() -> None:
+    """A Ctrl-C until then ends in a traceback of Python's."""
+    source = "import sys, snapruntime.edges.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=30)
+    assert not {"concurrent.futures", "logging", "click", "rich"} & set(done.stdout.split())

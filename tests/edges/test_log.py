@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from itertools import groupby
+from pathlib import Path
+
+from support import write_files
 
 from edges.conftest import Cli, Several
-from snapruntime.edges import lambda_log
 from snapruntime.edges.output import RequestLog, json_line
 from snapruntime.mechanisms.channel import LOG_LIMIT
 from snapruntime.values.model import Function, Invocation
+from snapruntime.workflows import lambda_log
 
 _ID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _MS = r"\d+\.\d\d ms"
@@ -84,7 +88,9 @@ def test_failures(all_at_once: Several) -> None:
 
     lines = ["loading", r"\[ERROR\] Runtime.ImportModuleError: .*", "Traceback .*"]
     report = INIT_REPORT + r"\tPhase: init\tStatus: error\tError Type: Runtime\.ImportModuleError"
-    _matches(bad_init, "Making .*", INIT_START, *lines, report, error)
+    _matches(
+        bad_init, "Making .*", INIT_START, *lines, report, error, "a_module_that_is_nowhere is .*--python names .*"
+    )
 
     report = INIT_REPORT + r"\tPhase: init\tStatus: error\tError Type: Runtime\.BeforeSnapshotError\n"
     assert re.search(report, bad_before)
@@ -140,6 +146,18 @@ def test_the_billed_duration_of_a_cold_start_has_its_init() -> None:
     assert "\tDuration: 250.06 ms\tBilled Duration: 1087 ms\t" in lambda_log.report(cold, _FUNCTION)
 
 
+def test_good_and_failing_init_are_measured_from_the_same_start(all_at_once: Several, code_root: Path) -> None:
+    # An interpreter that starts late, each time: when it is asked what it is, and in the sandbox.
+    script = f'#!/bin/sh\nsleep 1\nexec {sys.executable} "$@"\n'
+    write_files(code_root / "late", {"python": script})
+    (code_root / "late" / "python").chmod(0o755)
+    late = ["--python", f"{code_root}/late/python", "--timeout", "9"]
+    runs = [["run", name, *late, *cold] for name in ("echo.py", "bad_init.py") for cold in ([], ["--cold"])]
+    took = [each for done in all_at_once(runs) for each in re.findall(r"Init Duration: ([\d.]+) ms", done.stderr)]
+    assert len(took) == 4
+    assert all(1000 < float(each) < 1900 for each in took), took
+
+
 def test_the_captured_lines_of_failures() -> None:
     error = {"errorType": "Extension.Crash"}
     assert lambda_log.init_failed(1236.04, error, "init") == (
@@ -176,4 +194,4 @@ def test_json_lines_hold_any_payload() -> None:
         assert b"\n" not in line
         assert json.loads(line)["result"] == result
     assert b'{"a": 1.10}' in json_line(_invocation(payload=b'{"a": 1.10}'))  # Its digits are the function's.
-    assert json.loads(json_line(_invocation(payload=None, error={"errorType": "\udc80"})))["error"]["stackTrace"] == []
+    assert json.loads(json_line(_invocation(payload=None, error={"errorType": "\udc80"})))["error"]["errorType"]

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support import write_files
 
@@ -72,8 +74,9 @@ def test_the_default_event_and_the_environment(cli: Cli) -> None:
     assert answer["greeting"] is None
 
 
-def test_payloads_pass_as_they_are(cli: Cli) -> None:
-    assert cli("run", "returns_bytes.py", "--quiet").stdout == "no JSON\n"
+def test_payloads_are_json_on_a_line(cli: Cli) -> None:
+    assert cli("run", "returns_bytes.py", "--quiet").stdout == '"no JSON"\n'
+    assert cli("run", "returns_json_bytes.py", "--quiet", "-n", "2").stdout == '{ "a": 1.10  }\n' * 2
     assert _answers(cli("run", "returns_bytes.py", "--quiet", "--json"))[0]["result"] == "no JSON"
     done = cli("run", "raises.py", "--quiet")
     assert done.returncode == 1
@@ -81,6 +84,22 @@ def test_payloads_pass_as_they_are(cli: Cli) -> None:
     assert list(document) == ["errorMessage", "errorType", "requestId", "stackTrace"]
     assert document["errorType"] == "ValueError"
     assert done.stderr == "Error: The function failed: ValueError: broken on purpose\n"
+
+
+def test_the_pid_is_the_hosts(start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """Not the 1 that it has in its own namespace, nor the one that the spawner sees: other programs can use it."""
+    run = start("run", "waits.py", "--json", "--timeout", "60")
+    assert run.stdout is not None
+    assert run.stderr is not None
+    for line in run.stderr:
+        if b"handler is waiting" in line:
+            break
+    (copy,) = (process for process in psutil.Process(run.pid).children(recursive=True) if process.uids().real == 65534)
+    assert Path(f"/proc/{copy.pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[-1] == "1"
+    copy.kill()
+    answer = json.loads(run.communicate()[0])
+    assert answer["pid"] == copy.pid
+    assert "signal: killed" in answer["error"]["errorMessage"]
 
 
 def test_logs_of_a_request_are_its_own(cli: Cli) -> None:
@@ -283,7 +302,7 @@ def test_the_example_with_clients_threads_and_a_connection(cli: Cli) -> None:
     done = cli("run", f"{ROOT}/examples/aws_clients/handler.py", "-n", "2", "--json", "--timeout", "20", *credentials)
     for answer in _answers(done):
         assert answer["result"]["connected"]
-        assert answer["result"]["threads"] > 0
+        assert answer["result"]["threads"] == 4
         assert "Signature=" in answer["result"]["urls"]["a.txt"]
 
 

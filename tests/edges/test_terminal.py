@@ -116,6 +116,6 @@ def test_an_error(home: Path, functions: Path) -> None:
     assert code == 2
     assert _screen(written) == [
         "Error: There is no file no_such_file_with_[brackets].py.",
-        "HANDLER is a file, file.py:function or module.function.",
+        "HANDLER is a file (handler.py), a file and its function (handler.py:function), or module.function.",
         "",
     ]

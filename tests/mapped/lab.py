@@ -16,7 +16,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PAGES = 64
 DONTNEED, FREE, REMOVE, WIPEONFORK, DONTNEED_LOCKED, GUARD_INSTALL = 4, 8, 9, 18, 24, 102
 PRIVATE, SHARED, FIXED, ANONYMOUS, NORESERVE, STACK = 0x02, 0x01, 0x10, 0x20, 0x4000, 0x20000
-NONE, READ, WRITE = 0, 1, 2
+NONE, READ, WRITE, EXEC = 0, 1, 2, 4
 MAYMOVE, MREMAP_FIXED, DONTUNMAP = 1, 2, 4
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -76,7 +76,7 @@ sparse = map_pages(SPARSE, flags=PRIVATE | ANONYMOUS | NORESERVE)
 for index in (0, SPARSE // 2, SPARSE - 1):
     fill(sparse + index * PAGE, 1)
 
-HUGE = (1 << 40) // PAGE
+HUGE = int(os.environ["HUGE"]) // PAGE
 huge = map_pages(HUGE, flags=PRIVATE | ANONYMOUS | NORESERVE)
 for index in (1, HUGE - 2):
     fill(huge + index * PAGE, 1)
@@ -94,6 +94,13 @@ for index in range(0, PAGES, 8):
 wiped = apart(PAGES)
 fill(wiped, PAGES)
 libc.madvise(wiped, PAGES * PAGE, WIPEONFORK)
+
+pinned = apart(1)
+fill(pinned, 1)
+assert libc.mlock(ctypes.c_void_p(pinned), ctypes.c_size_t(PAGE)) == 0
+
+code = map_pages(1, READ | WRITE | EXEC)
+fill(code, 1)
 
 shared = map_pages(PAGES, flags=SHARED | ANONYMOUS)
 fill(shared, PAGES)
@@ -357,6 +364,8 @@ NAMED = {
     "sparse": sparse,
     "between": sparse + SPARSE // 4 * PAGE,
     "wiped": wiped,
+    "pinned": pinned,
+    "code": code,
     "shared": shared,
     "of_file": of_file,
     "reserved": reserved,

@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable
 
 import pytest
+from bpf_machine import pad, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapruntime.mechanisms import guard
+from snapruntime.mechanisms import guard, seccomp
 
 PAGE = 1 << 12
 ALLOW, EINVAL, ENOMEM = 0x7FFF0000, 0x00050016, 0x0005000C
-WORD = 0xFFFFFFFF
-
-
-def run(program: bytes, number: int, architecture: int, arguments: list[int]) -> int:
-    """What the filter answers to a system call; checks what the kernel checks, that scratch is written before read."""
-    data = struct.pack("<iIQ6Q", number, architecture, 0, *(value % (1 << 64) for value in arguments))
-    code: list[tuple[int, int, int, int]] = list(struct.iter_unpack("<HBBI", program))
-    scratch: dict[int, int] = {}
-    a = x = at = 0
-    while True:
-        operation, yes, no, k = code[at]
-        at += 1
-        match operation:
-            case 0x20:
-                (a,) = struct.unpack_from("<I", data, k)
-            case 0x00:
-                a = k
-            case 0x60:
-                a = scratch[k]
-            case 0x02:
-                scratch[k] = a
-            case 0x07:
-                x = a
-            case 0x0C:
-                a = (a + x) & WORD
-            case 0x54:
-                a &= k
-            case 0x05:
-                at += k
-            case 0x06:
-                return k
-            case 0x16:
-                return a
-            case _:
-                tests = {
-                    0x15: a == k,
-                    0x25: a > k,
-                    0x45: bool(a & k),
-                    0x1D: a == x,
-                    0x2D: a > x,
-                    0x3D: a >= x,
-                }
-                at += yes if tests[operation] else no
-
-
-def pad(*arguments: int) -> list[int]:
-    return [*arguments, *(0,) * (6 - len(arguments))]
 
 
 @st.composite
@@ -73,12 +27,28 @@ def ranges(draw: st.DrawFn) -> list[guard.Range]:
     return found
 
 
+#: The guard by itself, and in one program with the sandbox's filter.
+PROGRAMS: dict[str, Callable[[str, list[guard.Range]], bytes]] = {
+    "alone": guard.program,
+    "with the sandbox's": seccomp.program,
+}
+
+
+def test_the_numbers_of_the_calls() -> None:
+    """As in asm/unistd_64.h and, for arm64, asm-generic/unistd.h; nothing else here would notice another number."""
+    numbers = {"X86_64": (28, 25, 440), "AARCH64": (233, 216, 440)}
+    assert {name: found[1:] for name, found in guard.ARCHITECTURES.items()} == numbers
+
+
 @given(ranges(), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("how", list(PROGRAMS))
 @pytest.mark.parametrize("name", list(guard.ARCHITECTURES))
-def test_every_overlap_is_refused_and_nothing_else(name: str, found: list[guard.Range], data: st.DataObject) -> None:
+def test_every_overlap_is_refused_and_nothing_else(
+    name: str, how: str, found: list[guard.Range], data: st.DataObject
+) -> None:
     architecture, madvise, mremap, _ = guard.ARCHITECTURES[name]
-    program = guard.program(name, found)
+    program = PROGRAMS[how](name, found)
     edges = st.sampled_from([edge for pair in found for edge in pair])
     near = st.builds(lambda edge, pages: max(0, edge + pages * PAGE), edges, st.integers(-3, 3))
     start, end = data.draw(near), data.draw(near | st.just(1 << 47))
@@ -109,10 +79,21 @@ def test_other_calls_and_architectures_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(guard.ARCHITECTURES))
+def test_the_sandbox_s_filter_is_the_same_with_the_guard_in_it(name: str) -> None:
+    architecture, *guarded, _ = guard.ARCHITECTURES[name]
+    both, without = seccomp.program(name, [(0x10000, 0x20000)]), seccomp.program(name)
+    for number in (*range(500), 1 << 30, (1 << 30) + guarded[0]):
+        for arguments in (pad(), pad(0x7E020080), pad(40), pad(0x20000, 0x10000, 4), pad(0, 0, 4)):
+            assert run(both, number, architecture, arguments) == run(without, number, architecture, arguments)
+    assert run(both, guarded[0], 0x40000003, pad(0x10000, 0x10000, 4)) == run(without, guarded[0], 0x40000003, pad())
+
+
+@pytest.mark.parametrize("how", list(PROGRAMS))
+@pytest.mark.parametrize("name", list(guard.ARCHITECTURES))
 @pytest.mark.parametrize("advice", [4, 24, 102])
-def test_process_madvise_is_refused_what_cannot_be_looked_up(name: str, advice: int) -> None:
+def test_process_madvise_is_refused_what_cannot_be_looked_up(name: str, how: str, advice: int) -> None:
     architecture, _, _, process_madvise = guard.ARCHITECTURES[name]
-    program = guard.program(name, [(0x10000, 0x20000)])
+    program = PROGRAMS[how](name, [(0x10000, 0x20000)])
     assert run(program, process_madvise, architecture, pad(3, 0x10000, 1, advice)) == EINVAL
     assert run(program, process_madvise, architecture, pad(3, 0x10000, 1, 20)) == ALLOW  # MADV_COLD
 
@@ -127,4 +108,4 @@ def test_ten_thousand_ranges_become_as_many_as_the_kernel_takes() -> None:
     spread = [(1 << index, (1 << index) + PAGE) for index in range(16, 47)]
     spread = sorted(spread + [(number << 32, (number << 32) + PAGE) for number in range(1000, 4000, 3)])
     assert len(guard.merged(spread)) <= guard.MAX_RANGES
-    assert len(guard.program("X86_64", spread)) // 8 <= 4096
+    assert all(len(seccomp.program(name, spread)) // 8 <= 4096 for name in guard.ARCHITECTURES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import Census, Write, assert_nothing_left, census
+from support import Census, Write, assert_nothing_left, census, wait_until
 
 from snapruntime import RestoreError, Runtime, Snapshot
 
@@ -27,9 +28,21 @@ def snapshot(runtime: Runtime, write: Write) -> Iterator[Snapshot]:
         yield snapshot
 
 
-def waiting() -> list[psutil.Process]:
-    """The CRIU processes that wait below us."""
-    return [process for process in psutil.Process().children(recursive=True) if "swrk" in process.cmdline()]
+def waiting(count: int) -> list[psutil.Process]:
+    """The CRIU processes that wait below us, once there are `count`: what is about to be one has another name."""
+    found: list[psutil.Process] = []
+
+    def are_there() -> bool:
+        found[:] = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "swrk" in process.cmdline():
+                    found.append(process)
+        return len(found) == count
+
+    wait_until(are_there, f"{count} of CRIU wait")
+    return found
+    return found
 
 
 def answer(snapshot: Snapshot, event: object) -> object:
@@ -40,11 +53,10 @@ def answer(snapshot: Snapshot, event: object) -> object:
 def test_what_is_ready_is_used_and_made_anew(snapshot: Snapshot) -> None:
     snapshot.keep_ready(3)
     assert snapshot.wait_ready() == 3
-    before = {process.pid for process in waiting()}
-    assert len(before) == 3
+    before = {process.pid for process in waiting(3)}
     assert [answer(snapshot, n) for n in range(2)] == [0, 1]
     assert snapshot.wait_ready() == 3
-    after = {process.pid for process in waiting()}
+    after = {process.pid for process in waiting(3)}
     assert len(after & before) == 1, "two were used, the third waits still"
 
 
@@ -53,7 +65,7 @@ def test_no_more_are_made_than_will_be_used(snapshot: Snapshot) -> None:
     assert snapshot.wait_ready() == 2
     assert [answer(snapshot, n) for n in range(5)] == list(range(5))
     assert snapshot.wait_ready() == 0
-    assert waiting() == []
+    assert waiting(0) == []
 
 
 def test_many_at_once(snapshot: Snapshot) -> None:
@@ -65,7 +77,7 @@ def test_many_at_once(snapshot: Snapshot) -> None:
 def test_a_criu_that_died_while_it_waited_is_replaced(snapshot: Snapshot) -> None:
     snapshot.keep_ready(1, 1)
     assert snapshot.wait_ready() == 1
-    (criu,) = waiting()
+    (criu,) = waiting(1)
     criu.kill()
     criu.wait()
     assert answer(snapshot, "still answered") == "still answered"

@@ -74,7 +74,7 @@ def test_sparse_memory_is_zero_where_it_was_not_touched(lab: Lab) -> None:
     assert lab("sparse_parts") == [["A", "A", "A"], "0", "ok", "0"]
 
 
-def test_a_tebibyte_with_two_pages(lab: Lab) -> None:
+def test_a_huge_mapping_with_two_pages(lab: Lab) -> None:
     assert lab("huge_parts") == [["A", "A"], "0", "EINVAL", "A"]
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
-from support import Census, Write, assert_nothing_left, census, wait_until, write_function
+from support import Census, Write, assert_nothing_left, census, spawner_of, wait_until, write_function
 
 from snapruntime import Function, HostError, RestoreError, Runtime, SnapruntimeError, SnapshotError, resolve_function
 from snapruntime.mechanisms import criu as criu_module
 from snapruntime.mechanisms import linux
+from snapruntime.mechanisms.provision.install import find_criu
+from snapruntime.workflows.explain import _culprit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,14 +39,14 @@ def say(phase):
 
 send = criu.CriuWorker._call
 def call(self, request, deadline):
-    rpc = self._process.rpc
+    rpc = self._process.socket
     class Told:
         def send(self, data):
             rpc.send(data)
             say({1: "dumping", 2: "restoring"}.get(request.type, "probing"))
         def __getattr__(self, name):
             return getattr(rpc, name)
-    self._process.rpc = Told()
+    self._process.socket = Told()
     return send(self, request, deadline)
 criu.CriuWorker._call = call
 publish = store.Store.publish
@@ -171,13 +174,6 @@ def own_runtime(criu_home: Path) -> Iterator[Runtime]:
     """A runtime whose spawner may be harmed."""
     with Runtime(criu_home) as runtime:
         yield runtime
-
-
-def spawner_of(runtime: Runtime) -> psutil.Process:
-    """The process that has all others below it: PID 1 of their PID namespace."""
-    outer = psutil.Process(runtime._spawner._process.pid)
-    (inner,) = outer.children()
-    return inner
 
 
 @pytest.mark.parametrize("which", ["outer", "inner"])
@@ -376,7 +372,7 @@ def test_the_disk_fills_up_by_tmp_at_init(criu_home: Path, tmp_path: Path, write
     try:
         shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
         with Runtime(home) as runtime:
-            with pytest.raises(SnapruntimeError, match="No space left on device"):
+            with pytest.raises(SnapruntimeError, match=r"No space left on device|left on the disk"):
                 runtime.snapshot(function)
             assert not list(home.glob("snapshots/*/.new-*"))
     finally:
@@ -441,8 +437,9 @@ def test_not_root(criu_home: Path, write: Write, tmp_path: Path) -> None:
 
 def test_criu_is_missing(tmp_path: Path, write: Write) -> None:
     function = write("def handler(event, context): return 1")
+    nowhere = "from snapruntime.mechanisms.provision import candidates; candidates._SYSTEM_PATH = '/nonexistent'"
     done = run_python(
-        ATTEMPT, str(tmp_path / "empty"), f"{function.task_root}/handler.py", env={"PATH": "/nonexistent"}
+        nowhere + ATTEMPT, str(tmp_path / "empty"), f"{function.task_root}/handler.py", env={"PATH": "/nonexistent"}
     )
     assert done.returncode == 0, done.stderr
     kind, message, hint = json.loads(done.stdout)
@@ -451,7 +448,10 @@ def test_criu_is_missing(tmp_path: Path, write: Write) -> None:
     assert "snapruntime setup" in hint
 
 
+@pytest.mark.may_skip("the system's own CRIU is not in the data folder")
 def test_criu_has_gone_since(criu_home: Path, tmp_path: Path, write: Write) -> None:
+    if find_criu(criu_home).source == "system":
+        pytest.skip("this is the system's own CRIU")
     home = tmp_path / "home"
     shutil.copytree(criu_home / "criu", home / "criu", symlinks=True)
     function = write("def handler(event, context): return 1")
@@ -461,67 +461,21 @@ def test_criu_has_gone_since(criu_home: Path, tmp_path: Path, write: Write) -> N
             runtime.snapshot(function)
 
 
-LIMITED = """
-import json, os, resource, sys
-from pathlib import Path
-from snapruntime import Runtime, SnapruntimeError, resolve_function
-ends = []
-with Runtime(Path(sys.argv[1])) as runtime:
-    function = resolve_function(sys.argv[2])
-    with runtime.snapshot(function) as snapshot:
-        with snapshot.restore() as copy:
-            copy.invoke({})
-        before = len(os.listdir("/proc/self/fd"))
-        for limit in range(3, 40):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))
-            try:
-                with snapshot.restore() as copy:
-                    ends.append(copy.invoke({}).result)
-            except SnapruntimeError as error:
-                ends.append(type(error).__name__)
-            except Exception as error:
-                ends.append(repr(error))
-            try:
-                with runtime.snapshot(function, rebuild=limit % 10 == 0) as another:
-                    pass
-            except SnapruntimeError as error:
-                ends.append(type(error).__name__)
-            except Exception as error:
-                ends.append(repr(error))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
-        with snapshot.restore() as copy:
-            ends.append(copy.invoke({}).result)
-        ends.append(len(os.listdir("/proc/self/fd")) - before)
-print(json.dumps(ends))
-"""
-
-
-def test_too_few_descriptors(criu_home: Path, write: Write) -> None:
-    """Whatever runs out, in whatever order: an error; then all works again, and no descriptor has leaked."""
-    function = write("def handler(event, context): return 1")
-    done = run_python(LIMITED, str(criu_home), f"{function.task_root}/handler.py")
-    assert done.returncode == 0, done.stderr
-    *ends, last, leaked = json.loads(done.stdout)
-    assert last == 1
-    assert any(end != 1 for end in ends)
-    assert set(ends) <= {1, "SnapshotError", "RestoreError", "HostError"}, "no traceback of Python's own"
-    assert leaked == 0
-
-
-def test_the_spawner_runs_out_of_descriptors(own_runtime: Runtime, write: Write) -> None:
-    """It must not end by it: all copies would end with it. (That it cannot fork comes out the same way.)"""
-    function = write("def handler(event, context): return 1", timeout_s=5)
-    with own_runtime.snapshot(function) as snapshot:
-        spawner = spawner_of(own_runtime)
-        before = resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE, (6, before[1]))
-        with pytest.raises(SnapruntimeError):
-            snapshot.restore()
-        with pytest.raises(SnapruntimeError):
-            own_runtime.snapshot(function, rebuild=True)
-        resource.prlimit(spawner.pid, resource.RLIMIT_NOFILE, before)
-        with snapshot.restore() as copy:
-            assert copy.invoke({}).result == 1
+def test_no_advice_to_close_our_own_channel() -> None:
+    """What goes wrong while CRIU is at its first descriptors need not be about them."""
+    log = "(0.1) 1 fdinfo 3: pos: 0\n(0.2) Error (criu/files.c:98): Can't dump file 3 of that type"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        name = f"socket:[{os.fstat(ours.fileno()).st_ino}]"
+        process = SimpleNamespace(pid=os.getpid(), inner_pid=1)
+        log = log.replace("fdinfo 3:", f"fdinfo {ours.fileno()}:")
+        stranger: Any = SimpleNamespace(process=process, channel_names=())
+        worker: Any = SimpleNamespace(process=process, channel_names=(name, "pipe:[1]"))
+        assert _culprit(log, stranger) is not None
+        assert _culprit(log, worker) is None
+        # Memory comes after the descriptors: the last of them was blamed for it.
+        pages = log.replace("files.c:98): Can't dump file 3 of that type", "mem.c:718): Can't dump page with parasite")
+        assert _culprit(pages, stranger) is None
 
 
 def test_leftovers_are_counted(nothing_left: Census, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from support import Write
 
 from snapruntime import FunctionError, Runtime
 from snapruntime.values import model
-from snapruntime.workflows import restore
+from snapruntime.workflows import parked, restore
 
 HANDLER = "\ndef handler(event, context):\n    return log\n"
 
@@ -191,8 +191,10 @@ def test_after_hooks_have_a_time_limit(
 ) -> None:
     function = write(FAILING.format(kind="after_restore", body=body))
     with runtime.snapshot(function) as snapshot:
-        monkeypatch.setattr(restore, "RESTORE_LIMIT_S", 0.5)
-        with pytest.raises(FunctionError, match=r"Task timed out after 0\.50 seconds") as caught:
+        for module in (restore, parked):
+            # CRIU's part counts too: half a second is too little for it on an emulated processor.
+            monkeypatch.setattr(module, "RESTORE_LIMIT_S", 2.0)
+        with pytest.raises(FunctionError, match=r"Task timed out after 2\.00 seconds") as caught:
             snapshot.restore(request_id="the-id")
     assert caught.value.document["errorType"] == "Sandbox.Timedout"
     assert "the-id" in caught.value.document["errorMessage"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from support import Write, write_files, write_function
 
-from snapruntime import Function, Runtime, UsageError, resolve_function
+from snapruntime import Function, Runtime, SnapruntimeError, UsageError, resolve_function
 
 from .conftest import Start
 
@@ -309,7 +310,7 @@ def test_code_that_the_function_may_not_read(tmp_path: Path) -> None:
     path.chmod(0o644)
     resolve_function(path)
     path.chmod(0o600)
-    resolve_function(path, user=0)
+    resolve_function(path, user="root")
 
 
 def test_another_user(start: Start, code_root: Path) -> None:
@@ -317,9 +318,26 @@ def test_another_user(start: Start, code_root: Path) -> None:
     write_files(folder, {"handler.py": "import os\ndef handler(event, context): return [os.getuid(), os.getgid()]"})
     assert start(resolve_function(folder / "handler.py", user=12345)).invoke({}).result == [12345, 12345]
     assert start(resolve_function(folder / "handler.py", user="daemon")).invoke({}).result == [1, 1]
-    assert start(resolve_function(folder / "handler.py", user=0)).invoke({}).result == [0, 0]
+    assert start(resolve_function(folder / "handler.py", user="root")).invoke({}).result == [0, 0]
     with pytest.raises(UsageError, match="no user"):
         resolve_function(folder / "handler.py", user="nobody-by-that-name")
+
+
+@pytest.mark.parametrize("user", [0, "0", -1, "-1", (1 << 32) - 1, str((1 << 32) - 1), 1 << 32])
+def test_root_is_asked_for_by_name_only(code_root: Path, user: int | str) -> None:
+    """The number 4294967295 is -1, by which setresuid leaves its caller who he is."""
+    folder = Path(tempfile.mkdtemp(dir=code_root))
+    write_files(folder, {"handler.py": "def handler(event, context): pass"})
+    with pytest.raises(UsageError, match="root only by name"):
+        resolve_function(folder / "handler.py", user=user)
+
+
+def test_a_number_that_changes_nothing_gives_no_process(runtime: Runtime, code_root: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir=code_root))
+    write_files(folder, {"handler.py": "def handler(event, context): pass"})
+    function = dataclasses.replace(resolve_function(folder / "handler.py"), uid=(1 << 32) - 1)
+    with pytest.raises(SnapruntimeError), runtime.cold(function) as cold:
+        cold.start()
 
 
 def test_root_in_the_sandbox_is_powerless(start: Start, code_root: Path) -> None:
@@ -341,11 +359,11 @@ def test_root_in_the_sandbox_is_powerless(start: Start, code_root: Path) -> None
             """
         },
     )
-    for user in (0, 65534):
+    for user in ("root", 65534):
         seen = start(resolve_function(folder / "handler.py", user=user)).invoke({}).result
         assert seen[0] == ["0000000000000000"]
         assert seen[1] == -1
-        assert seen[2] == "Read-only file system" if user == 0 else seen[2]
+        assert seen[2] == "Read-only file system" if user == "root" else seen[2]
 
 
 def test_the_host_is_not_shown(start: Start, write: Write, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,23 +25,32 @@ from snapruntime.workflows import freshness
 ROOT = Path(__file__).resolve().parents[2]
 
 SOURCE = """
-    import json, os
-    import sibling
+    import json, os, sys
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "vendored"))
+    import shadow, sibling
     from package import part
     HERE = os.path.dirname(__file__)
     DATA = open(os.path.join(HERE, "data.txt")).read()
     if os.path.exists(os.path.join(HERE, "maybe.txt")):
         DATA += "!"
+    try:
+        DATA += open(os.path.join(HERE, "optional.txt")).read()
+    except FileNotFoundError:
+        pass
+    PLUGINS = os.listdir(os.path.join(HERE, "plugins"))
 
     def handler(event, context):
         return [sibling.VALUE, part.VALUE, DATA, os.environ.get("X")]
 """
 FILES: dict[str, str | bytes] = {
+    "shadow.py": "VALUE = 1",
+    "shadow/data.txt": "no package yet",
     "sibling.py": "VALUE = 1",
     "package/__init__.py": "",
     "package/part.py": "VALUE = 2",
     "data.txt": "data",
     "unread.txt": "nobody reads this",
+    "plugins/a": "",
 }
 
 
@@ -84,8 +94,20 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "data gone": (lambda folder: (folder / "data.txt").rename(folder / "moved.txt"), "data.txt"),
     "standard module shadowed": (edit("decimal.py", ""), "modules were added to or removed from"),
     "package shadows a module": (edit("sibling/__init__.py", "VALUE = 9"), "modules were added to or removed from"),
-    "new module in a package": (edit("package/new.py", ""), ""),
-    "a file that was looked for appears": (edit("maybe.txt", ""), ""),
+    "a folder becomes a package, and shadows": (
+        edit("shadow/__init__.py", "VALUE = 9"),
+        "modules were added to or removed from",
+    ),
+    "new module in a package": (edit("package/new.py", ""), "added to or removed from FOLDER/package"),
+    "package shadows a package's module": (edit("package/part/__init__.py", "VALUE = 9"), "from FOLDER/package"),
+    "new module in a folder of the handler's": (
+        edit("vendored/new.py", ""),
+        "added to or removed from FOLDER/vendored",
+    ),
+    "data beside a package's modules": (edit("package/new.txt", ""), ""),
+    "a file that could not be opened appears": (edit("optional.txt", "?"), "optional.txt is there now"),
+    "more in a folder that was listed": (edit("plugins/b", ""), "plugins, where something was added or removed"),
+    "a file that was only asked for appears": (edit("maybe.txt", ""), ""),
 }
 
 
@@ -100,8 +122,35 @@ def test_a_changed_file_means_a_new_snapshot(runtime: Runtime, function: Functio
         return  # Not promised: init could have asked for anything in the world.
     second = take(runtime, function)
     assert second[0] != first[0]
-    assert reason in second[1]
+    assert reason.replace("FOLDER", str(folder)) in second[1]
     assert take(runtime, function)[0] == second[0]
+
+
+def test_snapshots_of_no_use_go_when_another_is_made(runtime: Runtime, write: Write, criu_home: Path) -> None:
+    """Those of handlers that are gone, or that nobody has used for long; but none that is in use."""
+    source = "def handler(event, context): return 1"
+    folders = {}
+    for name in ("kept", "gone", "gone but in use", "not used for long", "used again"):
+        function = write(source)
+        with runtime.snapshot(function) as snapshot:
+            folders[name] = function, snapshot.stored.folder
+    for name in ("not used for long", "used again"):
+        long_ago = time.time() - store.KEEP_UNUSED_S - 60
+        os.utime(folders[name][1].parent / "of", (long_ago, long_ago))
+    for name in ("gone", "gone but in use"):
+        (Path(folders[name][0].task_root) / "handler.py").rename(Path(folders[name][0].task_root) / "moved.py")
+    stored = store.Store(criu_home).open(folders["gone but in use"][1])
+    with runtime.snapshot(folders["used again"][0]) as again:
+        assert again.reason == ""
+    take(runtime, write("def handler(event, context): return 2"))
+    assert [name for name, (_, folder) in folders.items() if folder.exists()] == [
+        "kept",
+        "gone but in use",
+        "used again",
+    ]
+    stored.close()
+    take(runtime, write("def handler(event, context): return 3"))
+    assert not folders["gone but in use"][1].exists()
 
 
 def test_what_init_did_not_read_does_not_matter(runtime: Runtime, function: Function, folder: Path) -> None:
@@ -148,10 +197,10 @@ def test_changed_options(runtime: Runtime, function: Function, tmp_path: Path) -
     tmp_path.chmod(0o755)
     for changed, reason in (
         ({"memory_mb": 1024}, "memory"),
-        ({"name": "another"}, "name"),
+        ({"name": "another"}, "there is none yet"),  # Another function, whose snapshots are its own.
         ({"uid": 1234, "gid": 1234}, "user"),
         ({"read_only": (str(tmp_path),)}, "ro"),
-        ({"version": "7"}, "version"),
+        ({"version": "7"}, "there is none yet"),
     ):
         identity, why, _ = take(runtime, dataclasses.replace(function, **changed))
         assert reason in why
@@ -168,6 +217,26 @@ def test_going_back_and_forth_finds_both(runtime: Runtime, function: Function) -
     ids = [take(runtime, one)[0] for one in (function, other, function, other)]
     assert ids[0] == ids[2]
     assert ids[1] == ids[3]
+
+
+def test_of_many_snapshots_those_used_last_are_kept(runtime: Runtime, function: Function) -> None:
+    """Not the newest: who tries options in between comes back to the usual ones."""
+    usual = take(runtime, function)[0]
+    for memory in (600, 700, 800, 900):
+        take(runtime, dataclasses.replace(function, memory_mb=memory))
+        assert take(runtime, function)[:2] == (usual, "")
+    assert take(runtime, dataclasses.replace(function, memory_mb=600))[1] == "option --memory changed"
+
+
+def test_the_reason_is_what_separates_the_nearest_snapshot(runtime: Runtime, function: Function, folder: Path) -> None:
+    """Not the newest, which may have been made with other options than these."""
+    take(runtime, function)
+    other = dataclasses.replace(function, memory_mb=1024, environment={"X": "1"})
+    take(runtime, other)
+    write_files(folder, {"sibling.py": "VALUE = 3"})
+    assert take(runtime, function)[1] == f"{folder}/sibling.py changed"
+    assert take(runtime, other)[1] == f"{folder}/sibling.py changed"
+    assert take(runtime, dataclasses.replace(other, memory_mb=2048))[1] == "option --memory changed"
 
 
 def test_another_interpreter(runtime: Runtime, function: Function, code_root: Path) -> None:
@@ -188,7 +257,7 @@ def test_another_interpreter(runtime: Runtime, function: Function, code_root: Pa
 @pytest.mark.parametrize(
     ("attribute", "value", "reason"),
     [
-        ("_worker_code", lambda: "other code", "the worker code changed"),
+        ("_worker_code", lambda: "other code", "the worker code of snapruntime changed"),
         ("_processor", lambda: "other processor", "the processor changed"),
     ],
 )

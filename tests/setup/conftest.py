@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from snapruntime.mechanisms.provision import candidates
 from snapruntime.mechanisms.provision.install import setup_criu
 from snapruntime.values.host import Criu, SetupProgress
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 _ROOT = Path(__file__).resolve().parents[2]
+#: Where distributions put it. These tests are of hosts without one, or with one that they put on PATH.
+_SYSTEMS_OWN = "/usr/sbin/criu"
 #: The group that the real command line has, with the two commands of these tests.
 COMMAND = f"""
 import sys
@@ -25,6 +28,9 @@ import click
 from snapruntime.edges.doctor import doctor
 from snapruntime.edges.setup import setup
 from snapruntime.values.errors import SnapruntimeError
+from snapruntime.mechanisms.provision import candidates
+is_elf = candidates._is_elf
+candidates._is_elf = lambda path: str(path) != {_SYSTEMS_OWN!r} and is_elf(path)
 #BEFORE
 group = click.Group("snapruntime", commands=[doctor, setup])
 try:
@@ -37,6 +43,14 @@ except SnapruntimeError as error:
 def argv(home: Path, *arguments: str, before: str = "") -> list[str]:
     """The command line that runs `snapruntime ARGUMENTS` on `home`; `before` is Python to run first."""
     return [sys.executable, "-c", COMMAND.replace("#BEFORE", before), str(home), *arguments]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_system_criu() -> Iterator[None]:
+    is_elf = candidates._is_elf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "_is_elf", lambda path: str(path) != _SYSTEMS_OWN and is_elf(path))
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_without_criu(tmp_path: Path, run: Run) -> None:
     assert not (tmp_path / "home").exists(), "doctor only looks"
 
 
+def test_a_criu_that_loses_something_says_what(installed_home: Path, installed: Criu) -> None:
+    host = probes.gather(installed_home)
+    host = dataclasses.replace(host, criu=dataclasses.replace(installed, version=(3, 17, 1)))
+    (answer,) = (probe for probe in probes.judge(host) if probe.name == "criu")
+    assert (answer.status, "no_new_privs" in answer.detail) == ("degraded", True)
+
+
 def test_without_root(tmp_path: Path, run: Run) -> None:
     done = run(tmp_path / "home", "doctor", "--json", before=_NOBODY)
     assert done.returncode == 3, done.stderr
@@ -83,6 +91,8 @@ def test_without_root(tmp_path: Path, run: Run) -> None:
         ("setpcap", {"capabilities"}),
         ("sys_admin", {"capabilities", "namespaces", "sandbox", "run_folder", "criu_check"}),
         ("setuid", {"capabilities", "unprivileged_user"}),
+        ("dac_override", {"capabilities"}),
+        ("kill", {"capabilities"}),
     ],
 )
 def test_without_a_capability(
@@ -97,6 +107,37 @@ def test_without_a_capability(
         f"CAP_{capability.upper()}" in _fixes(document)["capabilities"]
         or "--cap-add" in _fixes(document)["capabilities"]
     )
+
+
+#: Puts a seccomp filter that allows all on the process: BPF_RET | BPF_K, SECCOMP_RET_ALLOW.
+_FILTERED = """
+import ctypes, struct
+code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
+program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(code))
+assert ctypes.CDLL(None).prctl(22, 2, program, 0, 0) == 0
+"""
+
+
+def test_below_a_seccomp_filter(installed_home: Path, installed: Criu, run: Run) -> None:
+    """As under an engine's default profile. The kernel lets nobody who is filtered look into others' filters."""
+    done = run(installed_home, "doctor", "--json", before=_FILTERED)
+    assert done.returncode == 3, done.stderr
+    document = json.loads(done.stdout)
+    assert _statuses(document)["seccomp"] == "missing"
+    assert _statuses(document)["capabilities"] == "ok"
+    assert "seccomp=unconfined" in _fixes(document)["seccomp"] or "SystemCallFilter" in _fixes(document)["seccomp"]
+
+
+def test_in_a_user_namespace(installed_home: Path, installed: Criu, run: Run) -> None:
+    """As in a rootless container: all capabilities are there, and CRIU still may not."""
+    done = run(installed_home, "doctor", "--json", wrap=("unshare", "--user", "--map-root-user"))
+    assert done.returncode == 3, done.stderr
+    document = json.loads(done.stdout)
+    assert _statuses(document)["user_namespace"] == "missing"
+    assert "user namespace" in _fixes(document)["user_namespace"] or "userns" in _fixes(document)["user_namespace"]
+    assert _statuses(document)["criu"] == "ok", "it is there; what it cannot do is in the next line"
+    assert _statuses(document)["criu_check"] == "missing"
+    assert "setup" not in _fixes(document)["criu_check"]
 
 
 def test_a_capability_that_only_costs_something(installed_home: Path, installed: Criu, run: Run) -> None:
@@ -116,6 +157,14 @@ def test_run_is_refused_with_the_first_reason(
     monkeypatch.undo()
     monkeypatch.setattr("snapruntime.mechanisms.host.capabilities.effective", lambda: frozenset({"SYS_ADMIN"}))
     with pytest.raises(HostError, match="CAP_SETPCAP"):
+        require_host(installed_home)
+    monkeypatch.undo()
+    monkeypatch.setattr("snapruntime.mechanisms.host.privileges.has_seccomp_filter", lambda: True)
+    with pytest.raises(HostError, match="a filter is active"):
+        require_host(installed_home)
+    monkeypatch.undo()
+    monkeypatch.setattr("snapruntime.mechanisms.host.privileges.has_user_namespace", lambda: True)
+    with pytest.raises(HostError, match="no root outside"):
         require_host(installed_home)
     monkeypatch.undo()
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
@@ -221,6 +270,11 @@ def test_each_engine_has_its_flag() -> None:
     assert "lxc.cap.drop" in Container("lxc").grant("SETPCAP")
     assert "seccomp=unconfined" in (Container("docker").loosen("seccomp") or "")
     assert Container("").loosen("seccomp") is None
+    assert "hostUsers" in Container("kubernetes").leave_user_namespace()
+    assert "idmap" in Container("lxc").leave_user_namespace()
+    assert "--private-users=no" in Container("systemd-nspawn").leave_user_namespace()
+    assert "--userns=host" in Container("docker").leave_user_namespace()
+    assert "unshare" in Container("").leave_user_namespace()
 
 
 def probes_child(*argv: str) -> list[str]:

@@ -11,8 +11,9 @@ from .conftest import Spawn
 PROBES = {
     "random": "random.getstate()",
     "numpy.random": "numpy.random.get_state()[1].tolist()",
-    "tempfile": "id(tempfile._name_sequence)",
+    "tempfile": "tempfile._get_candidate_names().rng.getstate()",
     "uuid": "uuid.getnode()",
+    "multiprocessing.process": "bytes(multiprocessing.process.current_process().authkey)",
 }
 
 
@@ -21,13 +22,15 @@ def test_state_differs_after_restore(spawn: Spawn, name: str) -> None:
     pytest.importorskip(name)
     worker = spawn(f"""
         import {name}
-        tempfile = __import__("tempfile"); tempfile._get_candidate_names()
         def state(): return repr({PROBES[name]})
-        def handler(e, c): return state() == frozen
-        frozen = state()
+        def handler(e, c):
+            global frozen
+            before, frozen = frozen, state()
+            return before == frozen
+        frozen = None
     """)
     worker.init(kind="snap-start")
-    assert worker.result() is True
+    assert [worker.result(), worker.result()] == [False, True]
     worker.send("restore")
     assert name in worker.expect("restored")["entropy"]
     assert worker.result() is False
@@ -62,7 +65,7 @@ def test_openssl_goes_on_differently(spawn: Spawn) -> None:
     for _ in range(2):
         worker.send("restore")
         assert "_ssl" in worker.expect("restored")["entropy"]
-    first, second = worker.result()
+    first, second = worker.result()[-2:]  # the one before is that of the end of init
     assert first[:2] == second[:2] == [48, 48.0]
     assert first[2] != second[2]
 
@@ -105,3 +108,33 @@ def test_an_after_hook_can_seed_for_itself(spawn: Spawn) -> None:
     import random
 
     assert worker.result() == random.Random(1).random()
+
+
+@pytest.mark.parametrize(
+    ("before", "same"),
+    [
+        ("process = multiprocessing.Process(target=print)", False),
+        ("multiprocessing.current_process().authkey = b'shared'", True),
+        ("multiprocessing.current_process().authkey = multiprocessing.current_process().authkey", True),
+        ("process = fork.Process(target=signal.pause, daemon=True); process.start()", True),
+    ],
+    ids=["made", "set", "set to what it was", "a child has it"],
+)
+def test_the_key_of_multiprocessing(spawn: Spawn, before: str, same: bool) -> None:
+    """Whom a child, a listener or a manager lets in: not all copies, but whoever has the key from us already."""
+    worker = spawn(f"""
+        import multiprocessing, signal
+        fork = multiprocessing.get_context("fork")
+        process = None
+        {before}
+        key = bytes(multiprocessing.current_process().authkey)
+
+        def handler(e, c):
+            now = multiprocessing.current_process().authkey
+            theirs = now if process is None else process.authkey
+            return [now == key, theirs == now]
+    """)
+    worker.init(kind="snap-start")
+    worker.send("restore")
+    worker.expect("restored")
+    assert worker.result() == [same, True]

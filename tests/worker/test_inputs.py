@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 from typing import Any
 
 from snapruntime.workflows.freshness import WORKER_FOLDER
@@ -8,7 +9,7 @@ from snapruntime.workflows.freshness import WORKER_FOLDER
 from .conftest import Spawn
 
 
-def test_files_read_at_init(spawn: Spawn) -> None:
+def test_what_init_looked_at(spawn: Spawn) -> None:
     worker = spawn(
         """
         import helper, json, os, io, pathlib, sqlite3, zipfile, tempfile
@@ -19,11 +20,13 @@ def test_files_read_at_init(spawn: Spawn) -> None:
         open("written.txt", "w").write("x"); open("appended.txt", "a").close()
         open("both.txt", "r+").close()
         sqlite3.connect("base.db").execute("select 1")
+        sqlite3.connect(f"file://{os.getcwd()}/read%20only.db?mode=ro#x", uri=True).execute("select 1")
         try: open("absent.txt")
         except OSError: pass
         open("/proc/self/status").read(); open("/dev/null").read()
         with tempfile.NamedTemporaryFile("w+") as f: open(f.name).read()
-        os.listdir(".")
+        os.listdir("listed"); os.listdir(os.open("by_fd", os.O_RDONLY)); os.chdir("in"); os.listdir()
+        os.chdir(".."); list(pathlib.Path("globbed").glob("*/*.txt")); os.path.exists("asked")
         open(0, closefd=False)
         sys.path.insert(0, "lib.zip"); import zipped
         from snapshot_restore_py import *
@@ -36,6 +39,8 @@ def test_files_read_at_init(spawn: Spawn) -> None:
             "pkg/inner.py": "",
             **{f"{n}.txt": "" for n in ("data", "bytes", "by_os", "hook", "later", "both")},
             "base.db": "",
+            "read only.db": "",
+            **{f"{n}/x.txt": "" for n in ("listed", "by_fd", "in", "globbed", "globbed/inner")},
         },
     )
     import zipfile
@@ -45,6 +50,9 @@ def test_files_read_at_init(spawn: Spawn) -> None:
     ready = worker.init(kind="snap-start")
     files = json.loads(ready["body"])
     assert files == sorted(set(files))
+    searched = {f for f in files if f.endswith("/")}
+    assert {f"{worker.root}/", f"{worker.root}/pkg/", f"{sysconfig.get_path('stdlib')}/json/"} <= searched
+    files = [f for f in files if f not in searched]
     mine = [f[len(str(worker.root)) + 1 :] for f in files if f.startswith(str(worker.root))]
     assert mine == sorted(
         [
@@ -57,12 +65,16 @@ def test_files_read_at_init(spawn: Spawn) -> None:
             "hook.txt",
             "both.txt",
             "base.db",
+            "read only.db",
             "lib.zip",
+            "absent.txt",
+            *("listed", "in", "globbed", "globbed/inner"),
         ]
     )
     assert any(f.endswith("/json/decoder.py") for f in files)  # the interpreter's own modules too
     ours = ("/proc", "/dev", "/sys", str(WORKER_FOLDER))
     assert not [f for f in files if f.startswith(ours) or "__pycache__" in f]
+    assert sysconfig.get_path("stdlib") not in files  # listed by imports alone, and followed by names
     assert not [f for f in files if f.startswith("/tmp") and not f.startswith(str(worker.root))]
 
 
@@ -78,7 +90,7 @@ def test_the_hook_is_off_after_ready_and_never_fails_the_handler(spawn: Spawn) -
         import _socket; _socket.socket().close()
         watcher = next(m for n, m in sys.modules.items() if n.endswith("worker.inputs")).Inputs
         calls = []
-        place, watcher._place = watcher._place, lambda self: calls.append(1)
+        place, watcher.place = watcher.place, lambda self, depth=2: calls.append(1)
         open("handler.py").close()
         counted = len(calls)
         def handler(e, c):
@@ -127,21 +139,21 @@ def test_describe_fd(spawn: Spawn) -> None:
         return answer
 
     expected = {
-        "client": (["handler.client (socket.socket)"], "handler.py:3"),
-        "pair": (["handler.pair[1] (socket.socket)"], "handler.py:4"),
-        "pool": (["handler.session.pool['a'][0] (socket.socket)"], "handler.py:6"),
-        "poll": (["handler.poll (select.epoll)"], None),
-        "file": (["handler.file (_io.TextIOWrapper)"], "handler.py:9"),
+        "client": (["handler:client (socket.socket)"], "handler.py:3"),
+        "pair": (["handler:pair[1] (socket.socket)"], "handler.py:4"),
+        "pool": (["handler:session.pool['a'][0] (socket.socket)"], "handler.py:6"),
+        "poll": (["handler:poll (select.epoll)"], None),
+        "file": (["handler:file (_io.TextIOWrapper)"], "handler.py:9"),
         "pipe": ([], None),
         "hidden": (["socket.socket"], "handler.py:13"),
-        "lent": (["handler.lent (socket.socket)"], "redis_like.py:3, from handler.py:20"),
+        "lent": (["handler:lent (socket.socket)"], "redis_like.py:3, from handler.py:20"),
     }
     for name, (owners, place) in expected.items():
         answer = ask(name)
         assert (answer["owners"], answer["opened_at"]) == (owners, place), name
     assert ask("client")["target"].startswith("socket:[")
     assert ask("file")["target"] == str(worker.root / "handler.py")
-    assert "sys.__stdout__ (_io.TextIOWrapper)" in ask("stdout")["owners"]
+    assert "sys:__stdout__ (_io.TextIOWrapper)" in ask("stdout")["owners"]
 
 
 def test_describe_an_fd_that_is_not_open(spawn: Spawn) -> None:

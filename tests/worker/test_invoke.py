@@ -24,7 +24,7 @@ def test_the_convention_for_a_module_given_alone(spawn: Spawn) -> None:
     none = spawn(files={"none.py": "def main(e, c): ..."})
     error = none.init(None, module="none")["error"]
     assert error["errorType"] == "Runtime.HandlerNotFound"
-    assert error["errorMessage"] == "Handler 'lambda_handler' missing on module 'none'"
+    assert error["errorMessage"] == "Handler 'lambda_handler' missing on module 'none', and so is 'handler'"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,8 @@ def test_the_largest_response_and_one_byte_more(spawn: Spawn) -> None:
     assert answer["error"] == {
         "errorMessage": "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
         "errorType": "Function.ResponseSizeTooLarge",
+        "requestId": "req-1",
+        "stackTrace": [],
     }
     assert len(worker.invoke(LIMIT + 1, response_limit=wire.MAX_BODY)["body"]) == LIMIT + 1  # an Event invocation
     assert (

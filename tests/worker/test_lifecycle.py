@@ -213,7 +213,7 @@ def test_the_installed_hook_package_is_not_used(spawn: Spawn) -> None:
 
 
 def test_sys_path_and_working_directory_are_lambda_s(spawn: Spawn) -> None:
-    names = ("bootstrap", "context", "entropy", "handler", "inputs", "logs", "payload", "registry", "wire")
+    names = ("bootstrap", "context", "entropy", "handler", "inputs", "logs", "payload", "registry", "signals", "wire")
     probe = f"""
         import os, sys, importlib.util
         def lambda_handler(e, c):
@@ -283,7 +283,10 @@ def test_threads_alive_at_ready_are_named(spawn: Spawn) -> None:
         def handler(e, c): ...
     """)
     ready = worker.init()
-    assert ready["threads"] == ["poller (handler.poll)", "own (handler.Mine)"]
+    assert ready["threads"] == [
+        "poller (handler.poll), started at handler.py:4",
+        "own (handler.Mine), started at handler.py:7",
+    ]
     assert ready["os_threads"] == 3
 
 
@@ -318,13 +321,16 @@ def test_works_as_pid_1_of_a_pid_namespace(spawn: Spawn, tmp_path: Path) -> None
     wrapper.chmod(0o755)
     if os.geteuid() != 0:
         pytest.skip("making a PID namespace needs root")
-    worker = spawn("import os\ndef handler(e, c): os.kill(os.getpid(), 15); return os.getpid()", python=str(wrapper))
+    worker = spawn(
+        "import os\ndef handler(e, c): e and os.kill(os.getpid(), e); return os.getpid()", python=str(wrapper)
+    )
     worker.init(kind="snap-start")
     worker.send("restore")
     worker.expect("restored")
     assert worker.result() == 1
-    worker.sock.close()
-    assert worker.wait() == 0
+    answer = worker.invoke(15)
+    assert (answer["type"], answer["signal"]) == ("signalled", 15)
+    assert worker.wait() == 128 + 15
 
 
 def test_ready_survives_a_huge_list_of_files(spawn: Spawn) -> None:

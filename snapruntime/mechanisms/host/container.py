@@ -42,6 +42,18 @@ class Container:
             return f"Start the container with --security-opt {value}."
         return None
 
+    def leave_user_namespace(self) -> str:
+        """What to do where this process's root is no root outside."""
+        if self.engine == "kubernetes":
+            return "Set hostUsers: true in the pod's spec."
+        if self.engine == "lxc":
+            return "Take lxc.idmap out of the container's configuration (a privileged container)."
+        if self.engine == "systemd-nspawn":
+            return "Start the container with --private-users=no."
+        if self.engine:
+            return "Start the container as root (sudo podman, no rootless docker), with --userns=host."
+        return "Run it outside of user namespaces (unshare --user, rootless engines)."
+
 
 def find_container(root: Path = Path("/")) -> Container:
     """Look for the marks that engines leave. `root` is for tests."""

@@ -26,6 +26,30 @@ def read_kernel_options(release: str, root: Path = Path("/")) -> dict[str, str] 
     return None
 
 
+def has_user_namespace(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
+    """Whether this process is in a user namespace of its own: the first one maps each user to itself."""
+    return uid_map.read_text().split() != ["0", "0", "4294967295"]
+
+
+def has_seccomp_filter(status: Path = Path("/proc/self/status")) -> bool:
+    """Whether a seccomp filter is on this process, and so on all it will start."""
+    match = re.search(r"^Seccomp:\s*(\d)", status.read_text(), re.MULTILINE)
+    return match is not None and match[1] != "0"
+
+
+def confinement() -> tuple[str, str] | None:
+    """What confines this process, "apparmor" or "label" (SELinux's), and under which name; None where neither does."""
+    for place in ("/proc/self/attr/apparmor/current", "/proc/self/attr/current"):
+        try:
+            label = Path(place).read_text().strip("\0\n ")
+        except OSError:
+            continue
+        if not label or label.startswith(("unconfined", "kernel")) or ":unconfined_t:" in label:
+            return None
+        return ("label" if label.count(":") >= 3 else "apparmor"), label
+    return None
+
+
 def mounts() -> list[tuple[list[str], str]]:
     """The fields of each line of mountinfo (proc(5)), with the file system's type."""
     found = []

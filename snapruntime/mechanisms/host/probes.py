@@ -17,15 +17,31 @@ from pathlib import Path
 
 from snapruntime.mechanisms.host import capabilities
 from snapruntime.mechanisms.host.container import Container, find_container
-from snapruntime.mechanisms.host.facts import existing_folder, file_system, mounts, read_kernel_options
+from snapruntime.mechanisms.host.facts import (
+    confinement,
+    existing_folder,
+    file_system,
+    read_kernel_options,
+)
+from snapruntime.mechanisms.host.limits import limits_probe
+from snapruntime.mechanisms.host.privileges import (
+    capabilities_probe,
+    ceilings_probe,
+    confinement_probe,
+    open_files_probe,
+    root_probe,
+    seccomp_probe,
+    user_namespace_probe,
+)
 from snapruntime.mechanisms.host.trials import run_trials
 from snapruntime.mechanisms.provision.candidates import (
     has_pointer_authentication,
     minimum_version,
     pycriu_trouble,
     run_criu_check,
+    shortcoming,
 )
-from snapruntime.mechanisms.provision.install import find_criu
+from snapruntime.mechanisms.provision.install import chosen_criu, find_criu
 from snapruntime.values.errors import HostError
 from snapruntime.values.host import CRIU_PREFERRED, CheckResult, Criu, Probe, Status, dotted
 
@@ -33,24 +49,6 @@ from snapruntime.values.host import CRIU_PREFERRED, CheckResult, Criu, Probe, St
 _KERNEL_MINIMUM = (5, 6)
 #: The oldest that snapruntime has been tried on.
 _KERNEL_TRIED = (6, 1)
-
-#: Capabilities without which nothing works, with what they are for.
-_NEEDED = {
-    "SYS_ADMIN": "namespaces, mounts, and restoring processes",
-    "SETPCAP": "without it a restore hangs: CRIU cannot set the copy's capabilities",
-    "SYS_CHROOT": "entering a copy's root",
-    "SETUID": "running functions without privileges",
-    "SETGID": "running functions without privileges",
-    "NET_ADMIN": "CRIU's work on sockets",
-    "SYS_TIME": "the copies' clock (time namespace)",
-}
-#: Capabilities whose loss costs something, but not everything.
-_USEFUL = {
-    "CHOWN": "files of /tmp keep their owners",
-    "DAC_OVERRIDE": "access to files of functions, whoever owns them",
-    "KILL": "ending one copy by a signal",
-    "SYS_PTRACE": "hosts with a hardened ptrace need it",
-}
 
 #: Kernel options without which `criu check` or the sandbox fails.
 _OPTIONS = (
@@ -105,7 +103,7 @@ def gather(home: Path) -> Host:
     """Collect what the probes judge."""
     criu, error = None, None
     try:
-        criu = find_criu(home)
+        criu = chosen_criu(home)
     except HostError as caught:
         error = caught
     return Host(
@@ -125,22 +123,21 @@ def require_host(home: Path) -> Criu:
     Raises HostError with what is missing, why it is needed, and what to do.
     """
     container, held = find_container(), capabilities.effective()
-    for probe in (_root(), _architecture(), _capabilities(held, container)):
+    for probe in (
+        root_probe(),
+        _architecture(),
+        open_files_probe(),
+        ceilings_probe(held),
+        user_namespace_probe(container),
+        capabilities_probe(held, container),
+        seccomp_probe(container),
+    ):
         if probe.blocks:
             raise HostError(f"This host cannot run snapshots: {probe.detail}.", hint=probe.fix or "")
     return find_criu(home)
 
 
 # --- the probes ------------------------------------------------------------------------------------------------------
-
-
-def _root() -> Probe:
-    uid = os.geteuid()
-    if uid == 0:
-        return Probe("root", "ok", "running as root", None, True)
-    return Probe(
-        "root", "missing", f"running as user {uid}, and CRIU needs root", "Run it with sudo, or as root.", True
-    )
 
 
 def _architecture() -> Probe:
@@ -182,17 +179,8 @@ def _kernel_options(host: Host) -> Probe:
     return Probe(name, "ok", f"all {len(_OPTIONS) + len(_OPTIONS_USEFUL)} of them", None, True)
 
 
-def _capabilities(held: frozenset[str], container: Container) -> Probe:
-    lacking = [name for name in _NEEDED if name not in held]
-    if lacking:
-        detail = "lacking " + "; ".join(f"CAP_{name} ({_NEEDED[name]})" for name in lacking)
-        return Probe("capabilities", "missing", detail, container.grant(*lacking), True)
-    lesser = [name for name in _USEFUL if name not in held]
-    if lesser:
-        detail = "lacking " + "; ".join(f"CAP_{name} ({_USEFUL[name]})" for name in lesser)
-        return Probe("capabilities", "degraded", detail, container.grant(*lesser), True)
-    note = "" if "SYS_RESOURCE" in held else "; CAP_SYS_RESOURCE is not there, and not needed"
-    return Probe("capabilities", "ok", f"all that are needed{note}", None, True)
+#: Where the kernel refuses something though the capability for it is there.
+_LOOK = "Look at what confines this process: AppArmor, SELinux, seccomp, a user namespace, a list of devices."
 
 
 def _namespaces(host: Host) -> Probe:
@@ -223,7 +211,8 @@ def _trial(
         detail = f"{reason}{'; ' if loss else ''}{loss}"
         fix = host.container.grant(need)
         if need in host.capabilities:
-            fix = host.container.loosen("apparmor") or "Look at what confines this process: AppArmor, SELinux, seccomp."
+            confined = confinement()
+            fix = (confined and host.container.loosen(confined[0])) or _LOOK
         return Probe(name, "missing" if required else "degraded", detail, fix, required)
 
     return probe
@@ -245,28 +234,6 @@ def _user(host: Host) -> Probe:
     return Probe("unprivileged_user", "missing", reason, host.container.grant("SETUID", "SETGID"), True)
 
 
-def _seccomp(host: Host) -> Probe:
-    match = re.search(r"^Seccomp:\s*(\d)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if match is None or match[1] == "0":
-        return Probe("seccomp", "ok", "no filter", None, False)
-    fix = host.container.loosen("seccomp") or "Take SystemCallFilter= out of the unit, or what else filters calls."
-    return Probe("seccomp", "degraded", "a filter is active, and may refuse what CRIU does", fix, False)
-
-
-def _confinement(host: Host) -> Probe:
-    for place in ("/proc/self/attr/apparmor/current", "/proc/self/attr/current"):
-        try:
-            label = Path(place).read_text().strip("\0\n ")
-        except OSError:
-            continue
-        if not label or label.startswith(("unconfined", "kernel")) or ":unconfined_t:" in label:
-            break
-        kind = "label" if label.count(":") >= 3 else "apparmor"
-        fix = host.container.loosen(kind) or "Run it outside of that profile."
-        return Probe("confinement", "degraded", f"confined by {label}, which may refuse mounts and ptrace", fix, False)
-    return Probe("confinement", "ok", "neither AppArmor nor SELinux confines this process", None, False)
-
-
 def _criu(host: Host) -> Probe:
     if host.criu is None:
         error = host.criu_error
@@ -274,6 +241,9 @@ def _criu(host: Host) -> Probe:
     if host.criu.version < minimum_version() and has_pointer_authentication():
         detail = f"{host.criu.describe()}: restores hang on this CPU (`paca`)"
         return Probe("criu", "missing", detail, "Run `snapruntime setup`, which installs a newer one.", True)
+    if lack := shortcoming(host.criu.version):
+        fix = "Run `snapruntime setup`, which installs a newer one where the mirror has it."
+        return Probe("criu", "degraded", f"{host.criu.describe()} {lack}", fix, True)
     note = "" if host.criu.version >= CRIU_PREFERRED else f"; {dotted(CRIU_PREFERRED)} handles more programs"
     return Probe("criu", "ok", host.criu.describe() + note, None, True)
 
@@ -293,33 +263,12 @@ def _pycriu(host: Host) -> Probe:
     trouble = pycriu_trouble(host.criu.pycriu)
     if trouble is not None:
         return Probe("pycriu", "missing", trouble, "Run `snapruntime setup` again.", True)
-    return Probe("pycriu", "ok", f"imports, with protobuf {metadata.version('protobuf')}", None, True)
+    return Probe("pycriu", "ok", f"works, with protobuf {metadata.version('protobuf')}", None, True)
 
 
 def _python(host: Host) -> Probe:
     # Older than 3.11 cannot get here: pip refuses to install snapruntime there.
     return Probe("python", "ok", f"{platform.python_version()}, {sys.executable}", None, True)
-
-
-def _cgroups(host: Host) -> Probe:
-    found = [(fields[4], kind) for fields, kind in mounts() if kind in ("cgroup", "cgroup2")]
-    kinds = {kind for _, kind in found}
-    if not found:
-        detail, fix = "none mounted; memory and processor limits cannot be set", "Mount cgroup2 on /sys/fs/cgroup."
-        return Probe("cgroups", "degraded", detail, fix, False)
-    version = "v1 and v2 (hybrid)" if len(kinds) == 2 else ("v2" if "cgroup2" in kinds else "v1")
-    if any(os.access(point, os.W_OK) for point, _ in found):
-        return Probe("cgroups", "ok", f"{version}, writable", None, False)
-    fix = (
-        "Run as root."
-        if os.geteuid()
-        else (
-            "Give the container its own writable cgroup (podman, docker: --cgroupns=private and --privileged)."
-            if host.container.engine
-            else "Remount /sys/fs/cgroup read-write."
-        )
-    )
-    return Probe("cgroups", "degraded", f"{version}, read-only; memory and processor limits cannot be set", fix, False)
 
 
 def _data_folder(host: Host) -> Probe:
@@ -356,23 +305,27 @@ def _container(host: Host) -> Probe:
 
 
 PROBES: tuple[Callable[[Host], Probe], ...] = (
-    lambda host: _root(),
+    lambda host: root_probe(),
     lambda host: _architecture(),
     _kernel,
     _kernel_options,
-    lambda host: _capabilities(host.capabilities, host.container),
+    lambda host: open_files_probe(),
+    lambda host: ceilings_probe(host.capabilities),
+    lambda host: user_namespace_probe(host.container),
+    lambda host: capabilities_probe(host.capabilities, host.container),
     _namespaces,
     _trial("sandbox", "root", "mounts and pivot_root work", required=True),
     _run_folder,
     _user,
     _trial("ptrace", "ptrace", "processes can be seized", required=True, need="SYS_PTRACE"),
-    _seccomp,
-    _confinement,
+    lambda host: seccomp_probe(host.container),
+    lambda host: confinement_probe(host.container),
     _criu,
     _criu_check,
     _pycriu,
     _python,
-    _cgroups,
+    _trial("filter", "filter", "functions' system calls can be filtered", required=True),
+    lambda host: limits_probe(host.trials, host.container),
     _trial("overlay", "overlay", "overlayfs mounts work", required=False, loss="/tmp of each copy is copied instead"),
     _trial(
         "devices",

@@ -17,11 +17,21 @@ from snapruntime.mechanisms.host.isolated import child_argv, run_isolated
 from snapruntime.mechanisms.provision import prefix as criu_prefix
 from snapruntime.mechanisms.provision.debian import OTHERWISE
 from snapruntime.values.errors import HostError, UsageError
-from snapruntime.values.host import CRIU_MINIMUM, CRIU_MINIMUM_PAC, CheckResult, Criu, dotted
+from snapruntime.values.host import (
+    CRIU_KEEPS_NO_NEW_PRIVS,
+    CRIU_MINIMUM,
+    CRIU_MINIMUM_PAC,
+    CRIU_PREFERRED,
+    CheckResult,
+    Criu,
+    dotted,
+)
 
 #: `criu check` takes 0.1 s; CRIU without a capability it counts on can wait for ever.
-CHECK_DEADLINE_S = 20.0
-START_DEADLINE_S = 10.0
+CHECK_DEADLINE_S = 40.0
+START_DEADLINE_S = 30.0
+#: Nothing can hang in an import; but emulated, beside other work, this one has taken more than half a minute.
+IMPORT_DEADLINE_S = 180.0
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -31,6 +41,21 @@ def has_pointer_authentication(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     if platform.machine() != "aarch64":
         return False
     return any(line.startswith("Features") and "paca" in line.split() for line in cpuinfo.read_text().splitlines())
+
+
+def shortcoming(version: tuple[int, int, int], release: str | None = None) -> str | None:
+    """What this CRIU cannot do on this kernel though it passes its check; None where there is nothing.
+
+    Linux 6.16 answers questions for SO_PASSCRED and SO_PASSSEC of unix sockets only; CRIU before 4.2 asks all sockets
+    (criu/sockets.c, dump_socket_opts) and gives up.
+    """
+    kernel = tuple(int(number) for number in re.findall(r"\d+", release or platform.release())[:2])
+    lacks = []
+    if version < CRIU_PREFERRED and kernel >= (6, 16):
+        lacks.append(f"cannot save network sockets on Linux 6.16 and newer ({dotted(CRIU_PREFERRED)} can)")
+    if version < CRIU_KEEPS_NO_NEW_PRIVS:
+        lacks.append("brings copies back without no_new_privs, for which only their mounts (nosuid) stand in")
+    return ", and ".join(lacks) or None
 
 
 def minimum_version() -> tuple[int, int, int]:
@@ -89,20 +114,37 @@ def prefix_criu(prefix: Path) -> Criu:
 
 def system_criu(home: Path) -> Criu | None:
     """The system's own CRIU, where it will do: new enough or passing its check, and with its pycriu."""
-    found = shutil.which("criu", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
-    if found is None or not _is_elf(Path(found)):
+    found = _on_the_system()
+    if found is None or _hangs_here(found[2]):
         return None
-    binary = Path(found).resolve()
-    argv = criu_prefix.start_of(binary)
-    version, _ = version_of(argv)
-    if version is None or (version < CRIU_MINIMUM_PAC and has_pointer_authentication()):
-        return None
+    binary, argv, version = found
     criu = Criu(binary, argv, version, _pycriu_of(home, binary), "system")
     if pycriu_trouble(criu.pycriu) is not None:
         return None
     if run_criu_check(criu).passed or (version >= CRIU_MINIMUM and not is_privileged()):
         return criu
     return None
+
+
+def system_trouble() -> str | None:
+    """Why the system's own CRIU must not be used, whatever its check says; None where there is no such reason."""
+    found = _on_the_system()
+    return pac_trouble(found[2]) if found is not None and _hangs_here(found[2]) else None
+
+
+def _on_the_system() -> tuple[Path, tuple[str, ...], tuple[int, int, int]] | None:
+    """The CRIU on the path: its file, how to start it, its version; None where there is none that starts."""
+    found = shutil.which("criu", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+    if found is None or not _is_elf(Path(found)):
+        return None
+    binary = Path(found).resolve()
+    argv = criu_prefix.start_of(binary)
+    version, _ = version_of(argv)
+    return None if version is None else (binary, argv, version)
+
+
+def _hangs_here(version: tuple[int, int, int]) -> bool:
+    return version < CRIU_MINIMUM_PAC and has_pointer_authentication()
 
 
 def named_criu(home: Path, path: Path) -> Criu:
@@ -121,7 +163,7 @@ def named_criu(home: Path, path: Path) -> Criu:
     version, said = version_of(argv)
     if version is None:
         raise UsageError(f"{path} cannot be used as CRIU: to `--version` it answers: {said}", hint=OTHERWISE)
-    if version < CRIU_MINIMUM_PAC and has_pointer_authentication():
+    if _hangs_here(version):
         raise HostError(pac_trouble(version), hint="Name a newer one.")
     return Criu(binary, argv, version, _pycriu_of(home, binary), "path")
 
@@ -159,13 +201,22 @@ def _pycriu_of(home: Path, binary: Path) -> Path | None:
     return folder
 
 
+#: Importing is not enough: which of protobuf's functions it calls shows when an image is written and read.
+_TRY_PYCRIU = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pycriu.images, pycriu.rpc_pb2
+image = {"magic": "PSTREE", "entries": [{"pid": 1, "ppid": 0, "pgid": 1, "sid": 1, "threads": [1, 2]}]}
+assert pycriu.images.loads(pycriu.images.dumps(image)) == image, "an image that it wrote reads differently"
+"""
+
+
 def pycriu_trouble(pycriu: Path | None) -> str | None:
-    """Why `pycriu` cannot be imported with the protobuf of this interpreter; None where it can."""
+    """Why `pycriu` does not work with the protobuf of this interpreter; None where it does."""
     if pycriu is None:
         return "it was not found"
-    program = f"import sys; sys.path.insert(0, {str(pycriu)!r}); import pycriu.images, pycriu.rpc_pb2"
     try:
-        code, _, stderr = run_isolated([sys.executable, "-I", "-c", program], START_DEADLINE_S)
+        code, _, stderr = run_isolated([sys.executable, "-I", "-c", _TRY_PYCRIU, str(pycriu)], IMPORT_DEADLINE_S)
     except (TimeoutError, OSError) as error:
         return str(error)
     return None if code == 0 else (stderr.strip().splitlines() or ["unknown"])[-1]

@@ -7,6 +7,7 @@ certificates, credentials) still apply; what it would do to this system (hooks, 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import select
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapruntime.mechanisms import linux
 from snapruntime.values.errors import HostError
 
 #: Seconds for one run of apt-get; a slow line may need minutes for 20 MB. apt gives up earlier where nothing moves.
@@ -272,6 +274,8 @@ class PrivateApt:
         for name in ("lists/partial", "cache/archives/partial"):
             (root / name).mkdir(parents=True)
         (root / "status").write_text(_STATUS)
+        if mirror.startswith("file:"):  # Of such a one apt uses the packages where they lie, and downloads nothing.
+            mirror = f"copy:{mirror.removeprefix('file:')}"
         (root / "sources.list").write_text(
             f"deb [arch={architecture} signed-by={keyring} target=Packages] {mirror} {suite} main\n"
         )
@@ -318,6 +322,8 @@ class PrivateApt:
                     env=environment,
                     pass_fds=(write_end, *self.keep_fds),
                     start_new_session=True,
+                    # Or it would keep the lock of the setup that was killed. What apt has started ends with apt.
+                    preexec_fn=functools.partial(linux.die_with_parent, os.getpid()),
                 )
             finally:
                 os.close(write_end)

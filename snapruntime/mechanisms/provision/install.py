@@ -5,7 +5,7 @@ On disk, below the data folder:
   criu/<version>-<digest>/ a private prefix (see `prefix`)
   criu/pycriu-<digest>/    a folder that shows another installation's pycriu and none of its other packages
   criu/.new-*              work of a running setup; the next one clears what a killed one left
-  criu/lock                taken by a running setup, and by children it may leave behind when it is killed
+  criu/lock                taken by a running setup, and by its children until they end with it
 """
 
 from __future__ import annotations
@@ -31,13 +31,24 @@ from snapruntime.mechanisms.provision.candidates import (
     prefix_criu,
     pycriu_trouble,
     run_criu_check,
+    shortcoming,
     system_criu,
+    system_trouble,
     version_of,
 )
 from snapruntime.values.errors import HostError
-from snapruntime.values.host import CRIU_MINIMUM, CRIU_MINIMUM_PAC, CheckResult, Criu, CriuSource, SetupProgress, dotted
+from snapruntime.values.host import (
+    CRIU_MINIMUM,
+    CRIU_MINIMUM_PAC,
+    CRIU_PREFERRED,
+    CheckResult,
+    Criu,
+    CriuSource,
+    SetupProgress,
+    dotted,
+)
 
-__all__ = ["find_criu", "run_criu_check", "setup_criu"]
+__all__ = ["chosen_criu", "find_criu", "run_criu_check", "setup_criu"]
 
 _FORMAT = 1
 Report = Callable[[SetupProgress], None]
@@ -48,23 +59,33 @@ def find_criu(home: Path) -> Criu:
 
     Where nothing was set up, the system's own CRIU is taken if it will do. Raises HostError.
     """
+    criu, record = _choice(home)
+    return criu if record is None or _is_fresh(record, criu) else _judge(home, criu)
+
+
+def chosen_criu(home: Path) -> Criu:
+    """As `find_criu`, whether or not the chosen one works here: for `doctor`, which says why it does not."""
+    return _choice(home)[0]
+
+
+def _choice(home: Path) -> tuple[Criu, dict[str, Any] | None]:
+    """The choice, and its record; None where there was no record and a new one was tried to be made."""
     record = _read_record(home)
     if record is None:
         criu = system_criu(home)
         if criu is None:
-            raise HostError("No usable CRIU has been set up on this host.", hint="Run `snapruntime setup`.")
+            trouble = system_trouble() or "No usable CRIU has been set up on this host."
+            raise HostError(trouble, hint="Run `snapruntime setup`.")
         with suppress(OSError):
             _record(home, criu, run_criu_check(criu))
-        return criu
+        return criu, None
     criu = _from_record(home, record)
     if criu is None:
         raise HostError(
             f"The CRIU that was set up is gone or damaged: {record.get('prefix') or record.get('binary')}.",
             hint="Run `snapruntime setup` again.",
         )
-    if not _is_fresh(record, criu):
-        criu = _judge(home, criu)
-    return criu
+    return criu, record
 
 
 def setup_criu(home: Path, *, mirror: str | None = None, criu: Path | None = None, progress: Report) -> Criu:
@@ -95,15 +116,29 @@ def _setup(home: Path, folder: Path, lock: int, mirror: str | None, criu: Path |
         return _settle(home, named_criu(home, criu), progress)
     step = "Looking at what is here"
     progress(SetupProgress(step))
-    found = _standing_choice(home)
-    if found is not None:
-        progress(SetupProgress(step, f"already set up: {found.describe()}", 1.0))
-        return found
-    found = system_criu(home)
-    if found is not None:
+    standing = _standing_choice(home)
+    if standing is not None and (standing.source == "path" or shortcoming(standing.version) is None):
+        progress(SetupProgress(step, f"already set up: {standing.describe()}", 1.0))
+        return standing
+    found = standing or system_criu(home)
+    if found is None:
+        progress(SetupProgress(step, f"no CRIU of {dotted(minimum_version())} or newer that works here"))
+        return _install(home, folder, lock, mirror, minimum_version(), progress)
+    lack = shortcoming(found.version)
+    if lack is None:
         return _settle(home, found, progress)
-    minimum = minimum_version()
-    progress(SetupProgress(step, f"no CRIU of {dotted(minimum)} or newer that works here"))
+    progress(SetupProgress(step, f"{found.describe()} {lack}"))
+    try:
+        return _install(home, folder, lock, mirror, CRIU_PREFERRED, progress)
+    except HostError as error:
+        progress(SetupProgress(step, f"a newer one cannot be had: {error}"))
+        return _settle(home, found, progress)
+
+
+def _install(
+    home: Path, folder: Path, lock: int, mirror: str | None, minimum: tuple[int, int, int], progress: Report
+) -> Criu:
+    """Install a private prefix, and remember it as the choice."""
     work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     work.chmod(0o755)  # apt fetches as a user of its own
     try:

@@ -108,6 +108,11 @@ def install(
 
     Raises HostError.
     """
+    if any(character in str(folder) for character in ":;$"):
+        raise HostError(
+            f"CRIU cannot be installed in {folder}: the dynamic loader takes no path with `:`, `;` or `$` in it.",
+            hint="Name another data folder with SNAPRUNTIME_HOME.",
+        )
     debian.check_tools()
     keyring = debian.archive_keyring(debian.KEYRINGS)
     architecture = debian.architecture(machine or platform.machine())

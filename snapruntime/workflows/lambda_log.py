@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from snapruntime.values.errors import printable
 from snapruntime.values.model import Function, Invocation
 
 #: Error types that Lambda's platform reports, not the function; in a REPORT they are the status.
@@ -91,7 +92,7 @@ def report(invocation: Invocation, function: Function) -> str:
 
 
 def _status(error: Mapping[str, Any], phase: str) -> str:
-    kind = str(error.get("errorType", ""))
+    kind = printable(str(error.get("errorType", "")))
     if kind == _TIMEOUT:
         return "\tStatus: timeout"
     return f"\tStatus: error\tError Type: {kind if kind in _PLATFORM else _HOOKS.get(phase, kind)}"

@@ -1,0 +1,1 @@
+"""`make load-test`: `snapruntime serve` under wrk, beside servers that work otherwise."""

@@ -1,0 +1,68 @@
+"""A request as it was read, and what is to be answered: all that the API's calls see of HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from snapruntime.values.service_errors import ServiceError
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, read to its end.
+
+    Attributes:
+        request_id: a UUID, which the answer and the function's context carry.
+        method: GET, POST, …
+        path: the parts of the path that name something, decoded, by what they are called in the route.
+        raw_path: the path as it came, still percent-encoded.
+        raw_query: the query likewise, without the "?".
+        query: the query's parameters, decoded; of the same name, the last counts.
+        headers: by name in lower case; where one came several times, joined by commas.
+        body: all of it.
+        peer: the client's IP address; "" for a unix socket.
+    """
+
+    request_id: str
+    method: str
+    path: Mapping[str, str]
+    raw_path: str
+    raw_query: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What to answer.
+
+    Attributes:
+        status: the HTTP status code.
+        body: the whole of it, or pieces that are sent one after the other.
+        content_type: of the body; "" for none.
+        headers: further ones; a list where one may come several times.
+    """
+
+    status: int
+    body: bytes | Iterable[bytes] = b""
+    content_type: str = JSON
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def reply_json(document: Any, status: int = 200) -> Reply:
+    """A JSON document as the answer."""
+    return Reply(status, json.dumps(document, separators=(",", ":")).encode())
+
+
+def reply_error(error: ServiceError) -> Reply:
+    """An error as the API sends it."""
+    answer = reply_json(error.document(), error.status)
+    answer.headers.extend(error.headers().items())
+    return answer

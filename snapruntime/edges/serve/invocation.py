@@ -1,0 +1,176 @@
+"""Invoke and InvokeWithResponseStream: from the request to the host of functions, and its answer as the API has it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+
+from snapruntime.edges.serve import eventstream
+from snapruntime.edges.serve.exchange import JSON, Call, Reply
+from snapruntime.edges.serve.fields import not_in
+from snapruntime.values.answer import Answer
+from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT
+from snapruntime.values.reference import Reference, parse_reference
+from snapruntime.values.service_errors import (
+    InvalidParameterValueException,
+    InvalidRequestContentException,
+    RequestTooLargeException,
+    UnsupportedMediaTypeException,
+)
+from snapruntime.workflows.host import FunctionHost
+
+#: The largest event of an asynchronous invocation, bytes.
+EVENT_LIMIT = 1 << 20
+#: The number that AWS's error text has for a synchronous one; what it takes is a little more (PAYLOAD_LIMIT).
+_SAID_LIMIT = 6 << 20
+
+_INVOCATION_TYPES = ("RequestResponse", "Event", "DryRun")
+_LOG_TYPES = ("None", "Tail")
+
+
+class InvocationCalls:
+    """The calls that run functions. Each blocks until there is an answer, and may be called from several threads."""
+
+    def __init__(self, host: FunctionHost) -> None:
+        self._host = host
+
+    def invoke(self, call: Call) -> Reply:
+        """Invoke."""
+        kind = _one_of(call, "x-amz-invocation-type", "InvocationType", _INVOCATION_TYPES)
+        tail = _one_of(call, "x-amz-log-type", "LogType", _LOG_TYPES) == "Tail"
+        reference = _reference(call)
+        _check_type(call)
+        event = read_event(call.body)
+        context = read_client_context(call)
+        if kind == "DryRun":
+            self._host.functions.target(reference.name, reference.qualifier)
+            return Reply(204, content_type="")
+        if kind == "Event":
+            self._host.enqueue(
+                reference.name,
+                reference.qualifier,
+                event,
+                client_context=context,
+                request_id=call.request_id,
+            )
+            return Reply(202, content_type="")
+        answer = self._invoke(reference, event, context, call.request_id)
+        reply = Reply(200, answer.payload, JSON, [("X-Amz-Executed-Version", answer.executed_version)])
+        if answer.function_error:
+            reply.headers.append(("X-Amz-Function-Error", answer.function_error))
+        if tail:
+            reply.headers.append(("X-Amz-Log-Result", _log_result(answer)))
+        return reply
+
+    def invoke_with_response_stream(self, call: Call) -> Reply:
+        """InvokeWithResponseStream. What the handler returns is sent as one stream: Python's handlers cannot write to
+        it piece by piece, neither here nor on AWS's managed runtimes."""
+        kind = _one_of(call, "x-amz-invocation-type", "InvocationType", ("RequestResponse", "DryRun"))
+        tail = _one_of(call, "x-amz-log-type", "LogType", _LOG_TYPES) == "Tail"
+        reference = _reference(call)
+        _check_type(call)
+        event = read_event(call.body)
+        context = read_client_context(call)
+        if kind == "DryRun":
+            self._host.functions.target(reference.name, reference.qualifier)
+            return Reply(204, content_type="")
+        answer = self._invoke(reference, event, context, call.request_id)
+        error = (answer.function_error, answer.payload.decode("utf-8", "replace")) if answer.function_error else None
+        return Reply(
+            200,
+            eventstream.answer(
+                b"" if error else answer.payload, error=error, log_result=_log_result(answer) if tail else None
+            ),
+            eventstream.CONTENT_TYPE,
+            [("X-Amz-Executed-Version", answer.executed_version)],
+        )
+
+    def _invoke(self, reference: Reference, event: bytes, client_context: str | None, request_id: str) -> Answer:
+        return self._host.invoke(
+            reference.name, reference.qualifier, event, client_context=client_context, request_id=request_id
+        )
+
+
+def payload_limit(headers: Mapping[str, str]) -> int:
+    """How large the body of an Invoke may be, bytes, by the request's headers."""
+    return EVENT_LIMIT if headers.get("x-amz-invocation-type") == "Event" else PAYLOAD_LIMIT
+
+
+def too_large(limit: int) -> RequestTooLargeException:
+    """The error for a larger one."""
+    said = _SAID_LIMIT if limit == PAYLOAD_LIMIT else limit
+    return RequestTooLargeException(f"Request must be smaller than {said} bytes for the InvokeFunction operation")
+
+
+def read_event(body: bytes) -> bytes:
+    """The event; an empty body stands for an empty object, as on AWS.
+
+    Raises:
+        InvalidRequestContentException: it is no JSON.
+    """
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    if not body:
+        return b"{}"
+    try:
+        json.loads(body, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestContentException(
+            f"Could not parse request body into json: Could not parse payload into json: {error}"
+        ) from error
+    return body
+
+
+def read_client_context(call: Call) -> str | None:
+    """The client context as JSON text.
+
+    Raises:
+        InvalidRequestContentException: it is no base64 of a JSON object, or too long.
+    """
+    given = call.headers.get("x-amz-client-context")
+    if not given:
+        return None
+    if len(given) > CLIENT_CONTEXT_LIMIT:
+        raise InvalidRequestContentException(
+            f"Client context must be no more than {CLIENT_CONTEXT_LIMIT} bytes when base64-encoded."
+        )
+    try:
+        text = base64.b64decode(given, validate=True).decode()
+        valid = isinstance(json.loads(text), dict)
+    except (binascii.Error, ValueError, RecursionError):
+        valid = False
+    if not valid:
+        raise InvalidRequestContentException("Client context must be a valid Base64-encoded JSON object.")
+    return text
+
+
+def _one_of(call: Call, header: str, name: str, choices: tuple[str, ...]) -> str:
+    value = call.headers.get(header) or choices[0]
+    if value not in choices:
+        raise not_in(name, value, choices)
+    return value
+
+
+def _reference(call: Call) -> Reference:
+    reference = parse_reference(call.path["FunctionName"], call.query.get("Qualifier"))
+    if call.headers.get("x-amz-tenant-id"):
+        raise InvalidParameterValueException("TenantId is not supported by snapruntime.")
+    return reference
+
+
+def _check_type(call: Call) -> None:
+    """Clients name no type, JSON, or unspecified bytes; what says that it is something else is no event."""
+    kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and "json" not in kind and not kind.endswith("/octet-stream"):
+        raise UnsupportedMediaTypeException(
+            f"The content type of the Invoke request body is not JSON: {kind[:100]}",
+            hint="Leave Content-Type out, or say application/json.",
+        )
+
+
+def _log_result(answer: Answer) -> str:
+    return base64.b64encode(answer.log_tail).decode()

@@ -1,0 +1,1 @@
+"""`snapruntime check`: what in a function is not safe to be copied, found without running it and by running it."""

@@ -1,0 +1,80 @@
+"""A host of functions over real CRIU, on the session's data folder; each test counts what it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from functions.conftest import configured, zipped
+from support import Census, assert_nothing_left, census
+
+from snapruntime import Runtime
+from snapruntime.mechanisms.log_store import LOGS
+from snapruntime.values.answer import Limits
+from snapruntime.values.function import FunctionSettings, State
+from snapruntime.workflows.collect import collect
+from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.host import FunctionHost
+from snapruntime.workflows.versions import Versions
+
+ECHO = """
+    import os
+    def lambda_handler(event, context):
+        return {"pid": os.getpid(), "event": event}
+"""
+
+#: `publish(NAME, SOURCE, SETTINGS, **CONFIGURATION)`: a function with version 1, Active.
+Publish = Callable[..., None]
+#: `open_host(**LIMITS)`: a host that ends with the test.
+OpenHost = Callable[..., FunctionHost]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(runtime: Runtime, criu_home: Path) -> Iterator[Census]:
+    before = census([criu_home])
+    threads = threading.active_count()
+    yield before
+    assert_nothing_left(before, [criu_home])
+    assert threading.active_count() == threads
+
+
+@pytest.fixture
+def functions(nothing_left: Census, criu_home: Path) -> Iterator[Functions]:
+    with Functions(criu_home) as service:
+        yield service
+        for latest in service.all():
+            service.delete(latest.name)
+        list(collect(service))
+        with service.database.changing() as tables:  # So that each test's versions begin with 1.
+            tables.connection.execute("DELETE FROM numbers")
+    for name in (LOGS, "dead-letters"):
+        shutil.rmtree(criu_home / name, ignore_errors=True)
+    for path in criu_home.glob("events.*"):
+        path.unlink()
+
+
+@pytest.fixture
+def versions(functions: Functions, runtime: Runtime) -> Versions:
+    return Versions(functions, runtime)
+
+
+@pytest.fixture
+def publish(functions: Functions, versions: Versions) -> Publish:
+    def call(name: str, source: str = ECHO, settings: FunctionSettings | None = None, **configuration: object) -> None:
+        code = zipped({"handler.py": textwrap.dedent(source)})
+        functions.create(name, configured(**{"timeout_s": 20, **configuration}), code, settings=settings)
+        version = versions.prepare(functions.publish(name))
+        assert version.state is State.ACTIVE, version.state_reason
+
+    return call
+
+
+@pytest.fixture
+def open_host(functions: Functions, versions: Versions) -> Iterator[OpenHost]:
+    with contextlib.ExitStack() as stack:
+        yield lambda **limits: stack.enter_context(FunctionHost(functions, versions, Limits(**limits)))

@@ -1,0 +1,142 @@
+"""Copies restored ahead: what waits, what is made at the hand-over, what is not handed over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import Write, wait_until
+
+from snapruntime import FunctionError, RestoreError, Runtime
+from snapruntime.values.life import IllegalTransitionError, State
+
+UNIQUE = """
+    import os, random, time, uuid
+    from snapruntime import register_after_restore
+
+    hooks = []
+
+    @register_after_restore
+    def back():
+        hooks.append(time.time())
+
+    def handler(event, context):
+        return {"random": random.random(), "uuid1": str(uuid.uuid1()), "hooks": hooks, "pid": os.getpid()}
+"""
+
+
+def test_hooks_and_randomness_are_the_hand_overs(runtime: Runtime, write: Write) -> None:
+    with runtime.snapshot(write(UNIQUE)) as snapshot:
+        copies = [snapshot.park() for _ in range(3)]
+        assert [copy.state for copy in copies] == [State.PARKED] * 3
+        parked, answers = time.time(), []
+        for copy in copies:
+            with copy.resume() as instance:
+                assert copy.state is instance.state is State.READY
+                answers.append(instance.invoke({}).result)
+    assert all(len(answer["hooks"]) == 1 and answer["hooks"][0] > parked for answer in answers)
+    for name in ("random", "uuid1"):
+        assert len({answer[name] for answer in answers}) == 3
+
+
+def test_a_parked_copy_is_the_snapshots_until_then(runtime: Runtime, write: Write) -> None:
+    """A rehearsal runs nothing of the function, and its log is empty."""
+    function = write("""
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def back(): print("hook")
+        def handler(event, context):
+            print("handler")
+            return event
+    """)
+    with runtime.snapshot(function) as snapshot:
+        written: list[bytes] = []
+        with snapshot.park().resume(sink=written.append) as instance:
+            assert b"".join(written) == b"hook\n"
+            assert instance.invoke({"key": 1}).result == {"key": 1}
+
+
+def test_the_time_that_it_waited_is_not_the_requests(runtime: Runtime, write: Write) -> None:
+    with runtime.snapshot(write("def handler(event, context): return event")) as snapshot:
+        before = time.monotonic()
+        copy = snapshot.park()
+        parking_ms = (time.monotonic() - before) * 1000
+        with copy.resume(requested=time.monotonic()) as instance:
+            answer = instance.invoke(1)
+        assert answer.restore_ms is not None
+        assert answer.restore_ms < parking_ms / 2
+        assert answer.total_ms < parking_ms
+
+
+def test_one_that_nobody_needs_is_closed(runtime: Runtime, write: Write) -> None:
+    with runtime.snapshot(write("def handler(event, context): return event")) as snapshot:
+        copy = snapshot.park()
+        copy.close()
+        assert copy.state is State.DEAD
+        assert not os.path.exists(f"/proc/{copy.pid}")
+        with pytest.raises(IllegalTransitionError):
+            copy.resume()
+
+
+def test_its_end_is_noticed(runtime: Runtime, write: Write) -> None:
+    function = write("""
+        import os, threading
+        from snapruntime import register_before_snapshot
+        @register_before_snapshot
+        def start():
+            threading.Thread(target=wait, daemon=True).start()
+        def wait():
+            while not os.path.exists("/tmp/never"):
+                import time
+                time.sleep(0.05)
+        def handler(event, context): return event
+    """)
+    with runtime.snapshot(function) as snapshot:
+        copy = snapshot.park()
+        assert copy.alive()
+        signal.pidfd_send_signal(copy.pidfd, signal.SIGKILL)
+        wait_until(lambda: not copy.alive(), "the copy has ended")
+        with pytest.raises(FunctionError) as caught:
+            copy.resume(request_id="r")
+        assert caught.value.code == "Runtime.ExitError"
+        assert copy.state is State.DEAD
+
+
+def test_a_changed_library_is_not_handed_over(runtime: Runtime, write: Write, code_root: Path) -> None:
+    """What was mapped before is gone from the disk: code read later would be of another version."""
+    library = code_root / "parked-library.bin"
+    library.write_bytes(b"1" * 8192)
+    library.chmod(0o644)
+    function = write(
+        f"""
+        import mmap
+        file = open({str(library)!r}, "rb")
+        view = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        def handler(event, context): return chr(view[0])
+    """,
+        read_only=(str(library),),
+    )
+    with runtime.snapshot(function) as snapshot:
+        with snapshot.park().resume() as instance:
+            assert instance.invoke({}).result == "1"
+        copy = snapshot.park()
+        library.write_bytes(b"2" * 8192)
+        with pytest.raises(RestoreError, match=r"parked-library\.bin is not the file any more"):
+            copy.resume()
+        assert copy.state is State.DEAD
+
+
+def test_one_that_does_not_come_to_life_is_an_error(runtime: Runtime, write: Write) -> None:
+    function = write("""
+        import os, time
+        time.tzset = lambda: os._exit(3)
+        def handler(event, context): return event
+    """)
+    with (
+        runtime.snapshot(function) as snapshot,
+        pytest.raises(RestoreError, match=r"did not come to life: .*exit status 3"),
+    ):
+        snapshot.park()

@@ -1,0 +1,5 @@
+"""The fixture of a worker without CRIU, for what needs no copy."""
+
+from worker.conftest import spawn
+
+__all__ = ["spawn"]
