@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from functions.conftest import HANDLER, configured, zipped
+from snapruntime.mechanisms.functions.database import Database
 from snapruntime.values.function import LATEST, ApplyOn, FunctionVersion
 from snapruntime.values.service_errors import (
     InvalidZipFileException,
@@ -22,6 +23,7 @@ from snapruntime.workflows.functions import Functions
 
 ROOT = Path(__file__).resolve().parents[2]
 COLD = configured(snap_start=ApplyOn.NONE)
+OPENERS = 3
 
 
 def code(number: int) -> bytes:
@@ -115,6 +117,22 @@ def test_several_processes_change_one_store(shm: Path) -> None:
         list(collect(functions))
     assert list((shm / "functions" / "code").iterdir()) == []
     assert list((shm / "functions" / "makers").iterdir()) == []
+
+def open_at_once(home: Path, rounds: str, number: str) -> None:
+    """Open databases that do not exist yet, each at the same moment as the others of the same round."""
+    for round_ in range(int(rounds)):
+        folder = home / str(round_)
+        (folder / f"ready-{number}").touch()
+        while len(list(folder.glob("ready-*"))) < OPENERS:
+            pass
+        Database(folder / "functions.db", folder).close()
+
+
+def test_a_new_database_is_opened_by_several_at_once(shm: Path) -> None:
+    """SQLite itself tells one of them that the file is locked, in a few rounds of a hundred."""
+    for round_ in range(150):
+        (shm / str(round_)).mkdir(parents=True)
+    finish([start("open_at_once", shm, 150, number) for number in range(OPENERS)])
 
 
 def publish_many(home: Path, seed: str) -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from snapruntime.mechanisms.folders import take_lock
 from snapruntime.mechanisms.functions import urls
 from snapruntime.values.errors import HostError
 from snapruntime.values.function import (
@@ -98,9 +101,10 @@ class Database:
         # Readers do not wait for a change of ours that waits for another process.
         self._locks = {True: threading.Lock(), False: threading.Lock()}
         try:
-            self._connections = {write: _connect(path) for write in (True, False)}
+            with _alone(path.parent):
+                self._connections = {write: _connect(path) for write in (True, False)}
             self._make_tables()
-        except (sqlite3.Error, ServiceException) as error:
+        except (sqlite3.Error, ServiceException, OSError) as error:
             raise HostError(
                 f"The functions' database {path} cannot be used: {error}",
                 hint="Check the disk it is on. WAL mode needs a local file system; name one with SNAPRUNTIME_HOME.",
@@ -158,6 +162,22 @@ class Database:
         for write, connection in self._connections.items():
             with self._locks[write]:
                 connection.close()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time opens the database.
+
+    SQLite waits for nobody in the moment in which a new file becomes one in WAL mode: of two that would both do so, it
+    tells one at once that the database is locked (its busy handler is not asked where waiting could be a deadlock).
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not take_lock(fd, fcntl.LOCK_EX, _PATIENCE_S):
+            raise sqlite3.OperationalError("another process has been opening it for too long")
+        yield
+    finally:
+        os.close(fd)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
