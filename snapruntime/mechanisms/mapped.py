@@ -5,10 +5,14 @@ mappings they belong to become private mappings of it: a copy shares the file's 
 until it writes to one. A restore then costs the same for a megabyte as for a gigabyte. CRIU itself is not changed; it
 gets the file as an inherited descriptor (`MEMORY_KEY`), so that a snapshot's folder can be moved.
 
-What is moved: private anonymous mappings, as far as they have content, and private mappings of files that were written
-to. The stretches of a mapping that were never touched stay anonymous memory. All that is not known to be safe stays as
-CRIU wrote it: stacks that grow, locked, huge, executable or wiped-on-fork memory, everything shared. What such a
-mapping would do otherwise than anonymous memory, `snapruntime.mechanisms.guard` keeps from happening.
+What is moved: private anonymous mappings, as far as they have content, and what was written to of private mappings of
+files. The stretches that were never touched stay what they are, anonymous memory or the file's own pages. Short ones go
+along where that can make no difference: in anonymous memory, as zeros, and in mappings of files that no copy can write
+to (libraries), as the file's content. How large that may make the memory file is bounded (`pieces.SLACK`).
+
+All that is not known to be safe stays as CRIU wrote it: stacks that grow, locked, huge, executable or wiped-on-fork
+memory, everything shared. What such a mapping would do otherwise than the memory it stands for,
+`snapruntime.mechanisms.guard` keeps from happening.
 
 Where an image holds something unknown, nothing is changed at all (`CannotMapError` says why).
 """
@@ -26,7 +30,7 @@ from typing import Any, BinaryIO
 from snapruntime.mechanisms import guard, seccomp
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
 from snapruntime.mechanisms.lean import fold_mounts, forget_build_ids
-from snapruntime.mechanisms.pieces import Piece, Run, bridge, without
+from snapruntime.mechanisms.pieces import SLACK, Part, Piece, Run, plan, without
 from snapruntime.values.host import Criu
 
 #: The memory file's name in the folder of the images; its name for CRIU, and the key it is handed over by.
@@ -110,6 +114,12 @@ def is_anonymous(vma: dict[str, Any]) -> bool:
     return bool(vma["flags"] & _MAP_ANONYMOUS)
 
 
+def cut(vma: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    """A part of a mapping of the images."""
+    offset = vma["pgoff"] if is_anonymous(vma) else vma["pgoff"] + start - vma["start"]
+    return vma | {"start": start, "end": end, "pgoff": offset}
+
+
 class _Rewriting:
     """One set of images on its way; writes to `work` only."""
 
@@ -125,6 +135,7 @@ class _Rewriting:
         self._seccomp = self._load("seccomp.img")
         self._filters: list[dict[str, Any]] = self._seccomp["entries"][0].get("seccomp_filters", [])
         self._guarded = 0
+        self._slack = SLACK
 
     def _load(self, name: str) -> dict[str, Any]:
         return load(self._criu, self._images / name)
@@ -138,6 +149,8 @@ class _Rewriting:
             for process in processes:
                 self._move(process["pid"], process["threads"], memory)
             size = memory.tell()
+        if not size:
+            raise CannotMapError("none of its memory is of a kind that can be")
         (self._work / MEMORY).chmod(0o400)
         folded = self._leave_out(own_mounts)
         self._dump(self._files, "files.img")
@@ -166,33 +179,27 @@ class _Rewriting:
         entry = mm["entries"][0]
         pages_name = f"pages-{pagemap['entries'][0]['pages_id']}.img"
         runs = list(self._runs(pagemap["entries"][1:]))
-        pieces: dict[int, list[Piece]] = {}
         guards = [(vma["start"], vma["end"]) for vma in entry["vmas"] if vma["status"] & _GUARD]
-        for index, vma, inside in _with_runs(entry["vmas"], runs):
-            if found := self._pieces_of(vma, inside, guards):
-                pieces[index] = found
+        parts = {
+            index: part
+            for index, vma, inside in _with_runs(entry["vmas"], runs)
+            if (part := self._part(pid, vma, inside, guards))
+        }
+        pieces, self._slack = plan(parts, self._slack)
         if len(entry["vmas"]) + 2 * sum(map(len, pieces.values())) > _MAPPINGS:
             raise CannotMapError("the memory is in too many parts")
         # One entry per process: CRIU takes mappings of a parent and its child with the same file for the same memory.
         file_id = self._add_file()
         with open(self._images / pages_name, "rb") as pages:
-            offsets = {}
-            for index, found in pieces.items():
-                fd = self._open_mapped(pid, entry["vmas"][index], found)
-                if fd == -1 and found[0].file is not None:
-                    continue
-                try:
-                    offsets[index] = [self._write(piece, pages, memory, fd) for piece in found]
-                finally:
-                    if fd >= 0:
-                        os.close(fd)
-            moved = {index: found for index, found in pieces.items() if index in offsets}
+            offsets = {
+                index: self._write(pid, entry["vmas"][index], found, pages, memory) for index, found in pieces.items()
+            }
             entry["vmas"] = [
                 part
                 for index, vma in enumerate(entry["vmas"])
-                for part in _split(vma, moved.get(index, []), offsets.get(index, []), file_id)
+                for part in _split(vma, pieces.get(index, []), offsets.get(index, []), file_id)
             ]
-            everything = [piece for found in moved.values() for piece in found]
+            everything = [piece for found in pieces.values() for piece in found]
             pagemap["entries"][1:] = self._keep(runs, everything, pages, pages_name)
         self._dump(mm, f"mm-{pid}.img")
         self._dump(pagemap, f"pagemap-{pid}.img")
@@ -208,19 +215,36 @@ class _Rewriting:
             yield Run(entry["vaddr"], entry["vaddr"] + size, offset, flags)
             offset += size
 
-    def _pieces_of(self, vma: dict[str, Any], runs: list[Run], guards: list[tuple[int, int]]) -> list[Piece]:
+    def _part(self, pid: int, vma: dict[str, Any], runs: list[Run], guards: list[tuple[int, int]]) -> Part | None:
         """What of a mapping can be moved: nothing, where it is not known to be safe."""
         if not runs or vma["prot"] & _PROT_EXEC or not is_ordinary(vma):
-            return []
+            return None
         start, end = vma["start"], vma["end"]
+        inside = [guarded for guarded in guards if start < guarded[1] and guarded[0] < end]
         if is_anonymous(vma):
-            return list(bridge(runs, [guarded for guarded in guards if start < guarded[1] and guarded[0] < end]))
-        return [Piece(start, end, tuple(runs), (start, end, vma["pgoff"]))] if vma["shmid"] in self._regular else []
+            return Part(start, end, runs, inside)
+        if vma["shmid"] not in self._regular:
+            return None
+        return Part(start, end, runs, inside, vma["pgoff"], self._fixed(pid, vma))
 
-    def _open_mapped(self, pid: int, vma: dict[str, Any], pieces: list[Piece]) -> int:
-        """The file that a mapping is of, opened by way of the process; -1 for anonymous memory, and where it fails."""
+    def _fixed(self, pid: int, vma: dict[str, Any]) -> int:
+        """Up to where a mapping shows a file that no copy can write to; its start where one could.
+
+        Beyond the end of the file it is the kernel that answers, with SIGBUS: that cannot be moved.
+        """
+        fd = self._open_mapped(pid, vma)
+        if fd == -1:
+            return int(vma["start"])
+        try:
+            size = os.fstat(fd).st_size - vma["pgoff"] if os.fstatvfs(fd).f_flag & os.ST_RDONLY else 0
+            return int(min(vma["end"], vma["start"] + -(-max(0, size) // self._page) * self._page))
+        finally:
+            os.close(fd)
+
+    def _open_mapped(self, pid: int, vma: dict[str, Any]) -> int:
+        """The file that a mapping is of, opened by way of the process; -1 where it cannot be, or is none."""
         host_pid = self._host_pids(pid)
-        if pieces[0].file is None or host_pid is None:
+        if host_pid is None:
             return -1
         try:
             fd = os.open(f"/proc/{host_pid}/map_files/{vma['start']:x}-{vma['end']:x}", os.O_RDONLY | os.O_CLOEXEC)
@@ -231,13 +255,25 @@ class _Rewriting:
             return -1
         return fd
 
-    def _write(self, piece: Piece, pages: BinaryIO, memory: BinaryIO, fd: int) -> int:
-        """Append a piece's content to the memory file; returns where it begins there."""
+    def _write(
+        self, pid: int, vma: dict[str, Any], pieces: list[Piece], pages: BinaryIO, memory: BinaryIO
+    ) -> list[int]:
+        """Append the content of a mapping's pieces to the memory file; returns where each begins there."""
+        if all(piece.file is None for piece in pieces):
+            return [self._append(piece, pages, memory) for piece in pieces]
+        fd = self._open_mapped(pid, vma)
+        if fd == -1:
+            raise CannotMapError("a file that is mapped cannot be opened any more")
+        try:
+            return [self._append(piece, pages, memory, fd) for piece in pieces]
+        finally:
+            os.close(fd)
+
+    def _append(self, piece: Piece, pages: BinaryIO, memory: BinaryIO, fd: int = -1) -> int:
         memory.flush()
         out, base = memory.fileno(), memory.tell()
         if piece.file is not None:
-            start, end, offset = piece.file
-            _copy(fd, offset, out, base, end - start, short=True)
+            _copy(fd, piece.file, out, base, piece.end - piece.start, short=True)
         for run in piece.runs:
             _copy(pages.fileno(), run.offset, out, base + run.start - piece.start, run.end - run.start)
         memory.truncate(base + piece.end - piece.start)
@@ -333,7 +369,7 @@ def _split(vma: dict[str, Any], pieces: list[Piece], offsets: list[int], file_id
     at = vma["start"]
     for piece, offset in zip(pieces, offsets, strict=True):
         if at < piece.start:
-            yield vma | {"start": at, "end": piece.start}
+            yield cut(vma, at, piece.start)
         yield vma | {
             "start": piece.start,
             "end": piece.end,
@@ -345,7 +381,7 @@ def _split(vma: dict[str, Any], pieces: list[Piece], offsets: list[int], file_id
         }
         at = piece.end
     if at < vma["end"]:
-        yield vma | {"start": at, "end": vma["end"]}
+        yield cut(vma, at, vma["end"])
 
 
 def _copy(source: int, at: int, target: int, to: int, size: int, *, short: bool = False) -> None:

@@ -115,6 +115,10 @@ with open("/tmp/mapped", "rb") as file:
     of_file = map_pages(3, flags=PRIVATE, fd=file.fileno())
 fill(of_file + PAGE, 1)
 
+with open(__file__, "rb") as file:  # No copy can write to it.
+    of_code = map_pages(2, flags=PRIVATE, fd=file.fileno())
+fill(of_code + PAGE, 1)
+
 block = libc.malloc(8 << 20)  # glibc gives it a mapping of its own, and moves that when it grows.
 ctypes.memset(block, ord("A"), 8 << 20)
 
@@ -368,6 +372,7 @@ NAMED = {
     "code": code,
     "shared": shared,
     "of_file": of_file,
+    "of_code": of_code,
     "reserved": reserved,
     "heap": heap_end - 1,
 }

@@ -32,9 +32,9 @@ def digests(folder: Path) -> dict[str, str]:
 def test_what_is_mapped_and_what_stays(lab: Lab) -> None:
     named, seccomp = lab("maps")
     assert seccomp == "2"
-    for name in ("plain", "holey", "hidden", "sparse", "of_file", "heap"):
+    for name in ("plain", "holey", "hidden", "sparse", "of_code", "heap"):
         assert named[name].endswith(f"/images/{MEMORY}"), named[name]
-    for name in ("wiped", "pinned", "code", "shared", "between", "reserved"):
+    for name in ("wiped", "pinned", "code", "shared", "between", "reserved", "of_file"):
         assert MEMORY not in named[name]
     assert named["plain"].split()[1] == "rw-p"
     assert named["hidden"].split()[1] == "---p"
@@ -201,6 +201,16 @@ def test_a_snapshot_that_cannot_be_mapped_says_so_and_works(
         assert copy.invoke({}).result == 7
 
 
+def test_a_snapshot_of_which_nothing_can_be_mapped_says_so(
+    runtime: Runtime, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "is_ordinary", lambda vma: False)
+    with runtime.snapshot(write("def lambda_handler(e, c): return 7")) as snapshot, snapshot.restore() as copy:
+        assert not snapshot.mapped
+        assert snapshot.plain_reason == "none of its memory is of a kind that can be"
+        assert copy.invoke({}).result == 7
+
+
 def test_a_page_size_of_64_kib(runtime: Runtime, plain_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images as such a host writes them: the same with all addresses and sizes 16 times as large."""
     pycriu = import_pycriu(runtime.criu).images
@@ -245,7 +255,7 @@ def test_a_guard_page_is_never_part_of_the_file() -> None:
     """Linux before 6.15 installs no guard page in a mapping of a file: CRIU could not put it back."""
     page = os.sysconf("SC_PAGE_SIZE")
     runs = [Run(start * page, (start + 2) * page, 0, 4) for start in (10, 14, 18)]
-    pieces = [(piece.start // page, piece.end // page) for piece in bridge(runs, [(12 * page, 13 * page)])]
+    pieces = [(piece.start // page, piece.end // page) for piece in bridge(runs, [(12 * page, 13 * page)], 256 << 10)]
     assert pieces == [(10, 12), (14, 20)]
 
 

@@ -1,0 +1,72 @@
+"""What init maps and touches does not fill the host's disk: a snapshot is as large as what its process holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import Write
+
+from snapruntime import Runtime
+from snapruntime.mechanisms.mapped import MEMORY
+
+MANY = 12
+FILE = 500 << 20
+
+MAPS_OF_A_SPARSE_FILE = """
+    import mmap, os
+
+    def sparse(path):
+        os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), SIZE)
+        return open(path, "rb")
+
+    SIZE, HERE = 500 << 20, os.path.dirname(__file__)
+    held = []
+    with {file} as file:
+        for number in range(12):
+            one = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_COPY)
+            one[number << 20] = 65
+            held.append(one)
+
+    def lambda_handler(event, context):
+        return [(one[number << 20], one[(number << 20) + 1], one[SIZE - 1]) for number, one in enumerate(held)]
+"""
+
+MEMORY_TOUCHED_HERE_AND_THERE = """
+    import mmap
+
+    SIZE, STEP = 2 << 30, 200 << 10
+    held = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+    for at in range(0, SIZE, STEP):
+        held[at] = 65
+
+    def lambda_handler(event, context):
+        return sum(held[at] == 65 for at in range(0, SIZE, STEP)), held[STEP // 2], held[SIZE - 1]
+"""
+
+
+def sizes(folder: Path) -> tuple[int, int]:
+    """What the images seem to be in size, and take on the disk."""
+    states = [path.stat() for path in folder.iterdir()]
+    return sum(state.st_size for state in states), sum(state.st_blocks * 512 for state in states)
+
+
+@pytest.mark.parametrize("file", ['sparse("/tmp/sparse")', 'open(f"{HERE}/sparse", "rb")'], ids=["tmp", "code"])
+def test_private_mappings_of_a_sparse_file(runtime: Runtime, write: Write, file: str) -> None:
+    function = write(MAPS_OF_A_SPARSE_FILE.format(file=file), files={"sparse": b""}, memory_mb=256, timeout_s=30.0)
+    with open(Path(function.task_root) / "sparse", "r+b") as sparse:
+        sparse.truncate(FILE)
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert snapshot.mapped, snapshot.plain_reason
+        assert max(sizes(snapshot.stored.folder / "images")) < 32 << 20
+        assert (snapshot.stored.folder / "images" / MEMORY).stat().st_size > 1 << 20
+        assert copy.invoke({}).result == [[65, 0, 0]] * MANY
+
+
+def test_memory_that_is_touched_here_and_there(runtime: Runtime, write: Write) -> None:
+    function = write(MEMORY_TOUCHED_HERE_AND_THERE, memory_mb=256, timeout_s=30.0)
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert snapshot.mapped, snapshot.plain_reason
+        touched = ((2 << 30) // (200 << 10) + 1) * 4096
+        assert touched < max(sizes(snapshot.stored.folder / "images")) < 4 * touched + (64 << 20) + (16 << 20)
+        assert copy.invoke({}).result == [(2 << 30) // (200 << 10) + 1, 0, 0]
