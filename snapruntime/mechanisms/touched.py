@@ -24,13 +24,13 @@ import struct
 import tempfile
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snapruntime.mechanisms.images import UnknownImageError, dump, load
-from snapruntime.mechanisms.mapped import MEMORY, is_anonymous, is_ordinary
+from snapruntime.mechanisms.mapped import MEMORY, MEMORY_NAME, cut, is_anonymous, is_ordinary
 from snapruntime.values.host import Criu
 
 Range = tuple[int, int]
@@ -160,7 +160,12 @@ def write_images(criu: Criu, images: Path, touched: Touched, folder: Path) -> bo
     try:
         document = load(criu, mm)
         (entry,) = document["entries"]
-        entry["vmas"] = [part for vma in entry["vmas"] for part in _marked(vma, touched)]
+        memory = {
+            file["id"]
+            for file in load(criu, images / "files.img")["entries"]
+            if file.get("reg", {}).get("name") == MEMORY_NAME
+        }
+        entry["vmas"] = [part for vma in entry["vmas"] for part in _marked(vma, touched, memory)]
     except (UnknownImageError, LookupError, TypeError, ValueError):
         return False
     folder.mkdir(mode=0o700)
@@ -170,19 +175,22 @@ def write_images(criu: Criu, images: Path, touched: Touched, folder: Path) -> bo
     return True
 
 
-def _marked(vma: dict[str, Any], touched: Touched) -> Iterator[dict[str, Any]]:
-    """A mapping in parts, those that were touched with the advice to bring them in."""
+def _marked(vma: dict[str, Any], touched: Touched, memory: Collection[int]) -> Iterator[dict[str, Any]]:
+    """A mapping in parts, those that were touched with the advice to bring them in.
+
+    Other files than the memory file may be written to before their page is: it must not be copied sooner.
+    """
     if not is_ordinary(vma) or not vma["prot"] & _PROT_READ:
         yield vma
         return
 
     def part(start: int, end: int, advice: int = 0) -> dict[str, Any]:
-        offset = vma["pgoff"] if is_anonymous(vma) else vma["pgoff"] + start - vma["start"]
-        cut = vma | {"start": start, "end": end, "pgoff": offset}
-        return cut | {"madv": vma.get("madv", 0) | advice} if advice else cut
+        one = cut(vma, start, end)
+        return one | {"madv": vma.get("madv", 0) | advice} if advice else one
 
     at, end = vma["start"], vma["end"]
-    written = _within(touched.written, at, end) if vma["prot"] & _PROT_WRITE else []
+    ours = is_anonymous(vma) or vma["shmid"] in memory
+    written = _within(touched.written, at, end) if ours and vma["prot"] & _PROT_WRITE else []
     for low, high in [*_joined(written, _NEAR), (end, end)]:
         if at < low and (read := _within(touched.read, at, low)):
             # No further than what was touched: a mapping of a file may be longer than the file.

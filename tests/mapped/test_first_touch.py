@@ -13,9 +13,10 @@ from support import Write
 
 from snapruntime import Function, Runtime, Snapshot
 from snapruntime.mechanisms import touched
+from snapruntime.mechanisms.images import load
 from snapruntime.mechanisms.touched import NOTHING, Touched
 
-from .conftest import ask
+from .conftest import Lab, ask
 
 pytestmark = pytest.mark.may_skip("Linux before 6.7 does not tell which pages were touched")
 
@@ -241,6 +242,23 @@ def test_nothing_is_brought_in_beyond_the_end_of_a_file(runtime: Runtime, write:
             with snapshot.park().resume() as copy:
                 assert copy.invoke({}).result == "F"
         assert snapshot._first_touch.images() is not None
+
+
+def test_a_page_of_another_file_is_not_copied_before_it_is_written_to(
+    runtime: Runtime, lab_snapshot: Snapshot, lab: Lab, tmp_path: Path
+) -> None:
+    """The file itself may change first, and the page would not show it."""
+    named, _ = lab("maps")
+    ends = {name: line.split()[0].split("-") for name, line in named.items()}
+    low, high = {name: int(ends[name][0], 16) for name in ends}, {name: int(ends[name][1], 16) for name in ends}
+    wanted = ["of_file", "plain", "reserved"]
+    written = tuple(sorted((low[name], low[name] + PAGE) for name in wanted))
+    images = lab_snapshot.stored.folder / "images"
+    assert touched.write_images(runtime.criu, images, Touched(1, written, ()), tmp_path / "images")
+    (entry,) = load(runtime.criu, tmp_path / "images" / "mm-1.img")["entries"]
+    marked = [vma["start"] for vma in entry["vmas"] if vma.get("madv", 0) & touched._POPULATE_WRITE]
+    assert marked == [low["plain"]]
+    assert any(vma["start"] == low["of_file"] and vma["end"] == high["of_file"] for vma in entry["vmas"])
 
 
 def test_copies_are_parked_without_their_pages_where_that_fails(snapshot: Snapshot) -> None:
