@@ -41,8 +41,9 @@ _REGULAR, _HEAP, _FILE_PRIVATE, _ANONYMOUS_PRIVATE, _GUARD = 1, 1 << 5, 1 << 6, 
 # mmap(2): MAP_PRIVATE, MAP_ANONYMOUS, and those beside them that change nothing for us: MAP_NORESERVE, MAP_STACK.
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_HARMLESS = 0x02, 0x20, 0x4000 | 0x20000
 _PROT_EXEC = 4
-#: madvise(2), as bits: DONTFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP; the kernel takes them for file mappings too.
-_MADVICE_HARMLESS = 1 << 10 | 1 << 14 | 1 << 15 | 1 << 16
+#: madvise(2), bits by number: DONTFORK, MERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP; the kernel takes them for private
+#: mappings of files too (mm/ksm.c, vma_ksm_compatible: it merges pages of one's own only).
+_MADVICE_HARMLESS = sum(1 << advice for advice in (10, 12, 14, 15, 16))
 # criu/include/pagemap.h: a page's flags. PE_LAZY only says that userfaultfd could bring it.
 _PE_LAZY, _PE_PRESENT = 2, 4
 # seccomp(2): SECCOMP_FILTER_FLAG_TSYNC; _SPEC_ALLOW, since the worker ran without speculation limits too.

@@ -15,6 +15,7 @@ import threading
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PAGES = 64
 DONTNEED, FREE, REMOVE, WIPEONFORK, DONTNEED_LOCKED, GUARD_INSTALL = 4, 8, 9, 18, 24, 102
+MERGEABLE = 12
 PRIVATE, SHARED, FIXED, ANONYMOUS, NORESERVE, STACK = 0x02, 0x01, 0x10, 0x20, 0x4000, 0x20000
 NONE, READ, WRITE, EXEC = 0, 1, 2, 4
 MAYMOVE, MREMAP_FIXED, DONTUNMAP = 1, 2, 4
@@ -118,6 +119,10 @@ fill(of_file + PAGE, 1)
 with open(__file__, "rb") as file:  # No copy can write to it.
     of_code = map_pages(2, flags=PRIVATE, fd=file.fileno())
 fill(of_code + PAGE, 1)
+
+mergeable = apart(PAGES)  # KSM merges pages of one's own only, in mappings of files too.
+fill(mergeable, PAGES)
+libc.madvise(mergeable, PAGES * PAGE, MERGEABLE)  # EINVAL where the kernel has no KSM.
 
 block = libc.malloc(8 << 20)  # glibc gives it a mapping of its own, and moves that when it grows.
 ctypes.memset(block, ord("A"), 8 << 20)
@@ -373,6 +378,7 @@ NAMED = {
     "shared": shared,
     "of_file": of_file,
     "of_code": of_code,
+    "mergeable": mergeable,
     "reserved": reserved,
     "heap": heap_end - 1,
 }

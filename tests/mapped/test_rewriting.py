@@ -32,7 +32,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_what_is_mapped_and_what_stays(lab: Lab) -> None:
     named, seccomp = lab("maps")
     assert seccomp == "2"
-    for name in ("plain", "holey", "hidden", "sparse", "of_code", "heap"):
+    for name in ("plain", "holey", "hidden", "sparse", "of_code", "mergeable", "heap"):
         assert named[name].endswith(f"/images/{MEMORY}"), named[name]
     for name in ("wiped", "pinned", "code", "shared", "between", "reserved", "of_file"):
         assert MEMORY not in named[name]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support import Write
+
+from snapruntime import Runtime
+from snapruntime.mechanisms.mapped import MEMORY
 
 from .conftest import Lab
 
@@ -105,3 +109,29 @@ def test_each_process_of_a_tree_has_its_own_memory(lab: Lab) -> None:
 def test_shared_memory_is_shared_within_a_copy_and_not_beyond(lab: Lab) -> None:
     for _ in range(2):
         assert lab("common") == ["AA", "('AS', 'AM')", "AS", "ok"]
+
+
+def test_a_process_whose_memory_the_kernel_may_merge(runtime: Runtime, write: Write) -> None:
+    """With PR_SET_MEMORY_MERGE (Linux 6.4) all that it maps later is as if advised MADV_MERGEABLE."""
+    function = write(
+        """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None)
+        taken = libc.prctl(67, 1, 0, 0, 0)
+        data = bytearray(b"A" * (8 << 20))
+        with open(__file__, "rb") as file:
+            code = mmap.mmap(file.fileno(), 100, access=mmap.ACCESS_COPY)
+        code[0] = 65
+
+        def lambda_handler(event, context):
+            with open("/proc/self/smaps") as file:
+                flags = [line.split() for line in file if line.startswith("VmFlags:")]
+            return taken, any("mg" in words for words in flags), set(data) == {65}, code[0]
+        """
+    )
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        taken, marked, *content = copy.invoke({}).result
+        assert content == [True, 65]
+        assert marked == (taken == 0)
+        memory = (snapshot.stored.folder / "images" / MEMORY).stat().st_size
+        assert memory > 8 << 20, "it was moved"
