@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _BRIDGED = (256 << 10, 64 << 10, 16 << 10, 0)
 
 #: Of each mapping at most so many times the pages that were saved, and of all together `SLACK` bytes more: a page
-#: touched here and there would else bring sixty times as much with it. (All of pandas: 1.1 times.)
+#: touched here and there would else bring sixty times as much with it. (All of pandas: 1.03 times.)
 _TIMES, SLACK = 4, 64 << 20
 
 #: Less than this, bytes, is no piece of its own where that would cut the mapping of a file, or memory touched here and
