@@ -27,8 +27,9 @@ _NO_SOCKETS = "this CRIU cannot save them on Linux 6.16 and newer"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_skip(why): this test may be skipped under CI too, for the reason given")
-    # Started by `&`, pytest and all that it starts would ignore SIGINT: tests of Ctrl-C would wait for ever.
+    # Started by `&` or nohup, pytest and all that it starts would ignore these: tests of them would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if hasattr(config, "workerinput"):  # One of several processes, which has a /tmp of its own: see tests/boxed.
         Path(config.option.basetemp).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 

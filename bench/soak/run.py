@@ -37,7 +37,7 @@ from snapruntime import (
 from snapruntime.mechanisms.store import Store
 
 from .book import Book, Entry, Weather
-from .counts import abandoned_groups, count, spawner_of
+from .counts import STUCK, abandoned_groups, count, spawner_of
 from .functions import write_all
 from .harm import damage, fill, pidfd_of, send
 from .plan import WEATHER, Plan
@@ -58,7 +58,6 @@ class Soak:
         self.home = home
         self.book = Book()
         self.kills = 0
-        self._abandoned: int | None = None
         self._runtime = runtime
         self._seed = seed
         self._say = say
@@ -114,7 +113,7 @@ class Soak:
             snapshot.keep_ready(1)  # After a fault none is made ahead until that is asked for again.
             snapshot.wait_ready()
         # What killed supervisors left goes when the next one begins, what they had half-made with the next snapshot.
-        self._clear_up()
+        stuck = self._clear_up()
         self._runtime.snapshot(self._functions["hello"], rebuild=True).close()
         # What was killed is collected in the kernel's own time: two counts that agree, at most a second apart.
         counts = count(self.home)
@@ -123,20 +122,17 @@ class Soak:
             before, counts = counts, count(self.home)
             if counts["processes"] == before["processes"] and counts["of them zombies"] == 0:
                 break
-        return counts
+        return counts | {STUCK: stuck}
 
-    def _clear_up(self) -> None:
-        """Have the next supervisor take away what killed ones left.
+    def _clear_up(self) -> int:
+        """Have the next supervisor take away what killed ones left; says how many of their groups it could not.
 
-        Others on this host may be killed meanwhile, and theirs lie beside ours: where there is more than the last time,
-        it is the next one's to take away.
+        Others on this host are killed meanwhile, and theirs lie beside ours: those that have just come are the next
+        one's to take away.
         """
-        for _ in range(10):
-            Runtime(self.home).close()
-            left = len(abandoned_groups())
-            if self._abandoned is None or left <= self._abandoned:
-                break
-        self._abandoned = left
+        left = abandoned_groups()
+        Runtime(self.home).close()
+        return len(left & abandoned_groups())
 
     def _request(self, plan: Plan) -> None:
         self.book.opened(plan.request)
