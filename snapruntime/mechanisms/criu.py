@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from snapruntime.mechanisms.channel import WATCH_INTERVAL_S
 from snapruntime.mechanisms.plan import Operation
 from snapruntime.mechanisms.process import Process, Spawner, SpawnerError, too_many_files
 from snapruntime.mechanisms.spawner import host_path
@@ -187,8 +188,12 @@ class CriuWorker:
         mounts: Sequence[ExternalMount],
         externals: Sequence[str],
         deadline: float,
+        watch: Callable[[], None],
     ) -> None:
         """Write the images of the process tree at `inner_pid`, which is left stopped. On an error it goes on running.
+
+        Args:
+            watch: is called every `WATCH_INTERVAL_S` meanwhile; what it raises ends CRIU, and is raised.
 
         Raises:
             CriuError: with the error lines of CRIU's log.
@@ -206,7 +211,7 @@ class CriuWorker:
         request.opts.ghost_limit = _GHOST_LIMIT
         request.opts.external.extend(externals)
         request.opts.external.extend(f"mnt[{mount.point}]:{mount.key}" for mount in mounts)
-        self._call(request, deadline)
+        self._call(request, deadline, watch)
 
     def restore(
         self,
@@ -260,7 +265,7 @@ class CriuWorker:
             opts.network_lock = rpc.SKIP
         return request
 
-    def _call(self, request: Any, deadline: float) -> Any:
+    def _call(self, request: Any, deadline: float, watch: Callable[[], None] | None = None) -> Any:
         rpc = self._process.socket
         assert rpc is not None
         what = {1: "checkpoint", 2: "restore"}.get(request.type, "probe of this kernel")
@@ -270,10 +275,14 @@ class CriuWorker:
         poll.register(self._process.pidfd, select.POLLIN)
         try:
             rpc.send(request.SerializeToString())
-            answered = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            answered = _await(poll, deadline, watch)
             data = rpc.recv(1 << 16, socket.MSG_DONTWAIT) if answered else None
         except OSError:
             data = b""
+        except SnapruntimeError:
+            self._process.kill()
+            self._sweep()
+            raise
         if data is None:
             self._process.kill()
             raise self._failed(f"CRIU did not finish the {what} in time and was stopped")
@@ -287,14 +296,18 @@ class CriuWorker:
         return response
 
     def _failed(self, message: str) -> CriuError | HostError:
-        """The error to raise, once nothing is left of what CRIU was at: half-restored processes, helpers of its own."""
-        with contextlib.suppress(SpawnerError, OSError):
-            self._spawner.sweep(os.fstat(self._log_fd).st_ino)
+        """The error to raise, once nothing is left of what CRIU was at."""
+        self._sweep()
         lines = self.error_lines()
         # Of a limit so low that its own descriptors have no room below it, CRIU has words of its own (servicefd.c).
         if any("Too many open files" in line or "service_fd_base" in line for line in lines):
             return too_many_files(f"{message}: {'; '.join(lines[:3])}")
         return CriuError(message, lines, self.log())
+
+    def _sweep(self) -> None:
+        """End what CRIU was at: half-restored processes, helpers of its own."""
+        with contextlib.suppress(SpawnerError, OSError):
+            self._spawner.sweep(os.fstat(self._log_fd).st_ino)
 
     def log(self) -> str:
         """All that CRIU has logged so far."""
@@ -326,3 +339,14 @@ class CriuWorker:
 
 #: Where CRIU writes its statistics; on the spawner's own tmpfs, so that they never pile up.
 WORK_FOLDER = "/run/snapruntime/criu-work"
+
+
+def _await(poll: select.poll, deadline: float, watch: Callable[[], None] | None) -> bool:
+    """Whether there was an answer, or an end, by the deadline."""
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        if poll.poll((left if watch is None else min(left, WATCH_INTERVAL_S)) * 1000):
+            return True
+        if left == 0 or watch is None:
+            return False
+        watch()

@@ -1,4 +1,4 @@
-"""What a function's init may write to the disk: its /tmp lies there until the snapshot is taken.
+"""What a function's init may put on the disk: its /tmp, which lies there until the snapshot is taken, and its images.
 
 A copy's /tmp is a file system in memory, with a size of its own. Init's cannot be one: what its processes have open
 must keep its inode when it becomes part of the snapshot (SQLite refuses to write otherwise). So it is looked at again
@@ -17,6 +17,10 @@ from snapruntime.mechanisms.manifest import check_nesting
 from snapruntime.mechanisms.pids import host_pids
 from snapruntime.values.errors import SnapshotError
 from snapruntime.values.model import TMP_LIMIT
+
+#: What images may take: so many times the function's memory, and so many bytes. What processes have in common since a
+#: fork counts once as memory, but is saved for each of them.
+_IMAGES_TIMES, _IMAGES_MORE = 4, 1 << 30
 
 #: Files that may be in it: as many as there are pages of 4 KiB, as in a copy.
 FILES_LIMIT = TMP_LIMIT >> 12
@@ -93,6 +97,24 @@ class Quota:
                         if status.st_nlink == 0 and status.st_dev == self._device and stat.S_ISREG(status.st_mode):
                             found[status.st_ino] = status.st_blocks * 512
         return found
+
+
+def check_images(folder: Path, memory_mb: int) -> None:
+    """Look at the images that are being written to `folder` of a function with so much memory.
+
+    Raises:
+        SnapshotError: they take more of the disk than is allowed.
+    """
+    with os.scandir(folder) as entries:
+        size = sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+    limit = _IMAGES_TIMES * (memory_mb << 20) + _IMAGES_MORE
+    if size > limit:
+        raise SnapshotError(
+            f"The snapshot takes more than {limit >> 20} MB of the disk, which is {_IMAGES_TIMES} times the function's "
+            f"{memory_mb} MB of memory, and {_IMAGES_MORE >> 20} MB: memory that processes share since a fork is saved "
+            "for each of them.",
+            hint="Start child processes in the handler or an after-restore hook, or give the function more --memory.",
+        )
 
 
 def _held(process: str) -> Iterator[str]:

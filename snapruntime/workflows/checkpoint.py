@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from snapruntime.mechanisms.mapped import CannotMapError, map_memory
 from snapruntime.mechanisms.pids import host_pids
 from snapruntime.mechanisms.plan import Plan
 from snapruntime.mechanisms.process import Spawner
-from snapruntime.mechanisms.quota import Quota
+from snapruntime.mechanisms.quota import Quota, check_images
 from snapruntime.mechanisms.sandbox import Ground, resolver_folders
 from snapruntime.mechanisms.store import IMAGES, TMP, Store, StoredSnapshot, cannot_write
 from snapruntime.mechanisms.wiped import mend_wiped
@@ -170,7 +171,9 @@ def _dump(
                     mounts=mounts,
                     externals=[control.replace("socket:", "unix"), log],
                     deadline=time.monotonic() + CHECKPOINT_LIMIT_S,
+                    watch=partial(check_images, images, function.memory_mb),
                 )
+                check_images(images, function.memory_mb)  # It may have been done sooner than it was looked at.
             except CriuError as error:
                 if full := _disk_full(images, error):
                     raise cannot_write(full, images.parent.parent) from error

@@ -9,6 +9,7 @@ from support import Write
 
 from snapruntime import Runtime
 from snapruntime.mechanisms.mapped import MEMORY
+from snapruntime.values.errors import SnapshotError
 
 MANY = 12
 FILE = 500 << 20
@@ -70,3 +71,29 @@ def test_memory_that_is_touched_here_and_there(runtime: Runtime, write: Write) -
         touched = ((2 << 30) // (200 << 10) + 1) * 4096
         assert touched < max(sizes(snapshot.stored.folder / "images")) < 4 * touched + (64 << 20) + (16 << 20)
         assert copy.invoke({}).result == [(2 << 30) // (200 << 10) + 1, 0, 0]
+
+
+PROCESSES_THAT_SHARE_MEMORY = """
+    import os, signal
+
+    held = bytearray(100 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    for number in range(COUNT):
+        if os.fork() == 0:
+            while True:
+                signal.pause()
+
+    def lambda_handler(event, context):
+        return len(held)
+"""
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_processes_that_share_memory(runtime: Runtime, write: Write) -> None:
+    """What they have in common since a fork is in the images of each, but counts once where memory is limited."""
+    with pytest.raises(SnapshotError, match="takes more than 2048 MB of the disk") as caught:
+        runtime.snapshot(write(PROCESSES_THAT_SHARE_MEMORY.replace("COUNT", "30"), memory_mb=256, timeout_s=30.0))
+    assert "--memory" in caught.value.hint
+    function = write(PROCESSES_THAT_SHARE_MEMORY.replace("COUNT", "4"), memory_mb=256, timeout_s=30.0)
+    with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
+        assert copy.invoke({}).result == 100 << 20
