@@ -220,12 +220,12 @@ def test_the_process_is_killed_or_stopped_while_criu_is_at_it(
     function = write("memory = bytearray(20 << 20)\ndef handler(event, context): return 1", timeout_s=0.8)
     call = CriuWorker._call
 
-    def striking(self: CriuWorker, request: Any, deadline: float) -> Any:
+    def striking(self: CriuWorker, request: Any, *rest: Any) -> Any:
         if request.type == kind:
             for process in below(own_runtime):
                 if kind == 1 and process.name() != "criu":
                     process.send_signal(number)
-        answer = call(self, request, deadline)
+        answer = call(self, request, *rest)
         if request.type == kind == 2:
             for process in below(own_runtime):
                 if process.name() != "criu":

@@ -38,7 +38,7 @@ def say(phase):
     os.write(1, phase.encode() + b"\n")
 
 send = criu.CriuWorker._call
-def call(self, request, deadline):
+def call(self, request, *rest):
     rpc = self._process.socket
     class Told:
         def send(self, data):
@@ -47,7 +47,7 @@ def call(self, request, deadline):
         def __getattr__(self, name):
             return getattr(rpc, name)
     self._process.socket = Told()
-    return send(self, request, deadline)
+    return send(self, request, *rest)
 criu.CriuWorker._call = call
 publish = store.Store.publish
 def publishing(*arguments):
@@ -215,11 +215,11 @@ def strike(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], l
         struck: list[int] = []
         call = criu_module.CriuWorker._call
 
-        def striking(self: criu_module.CriuWorker, request: Any, deadline: float) -> Any:
+        def striking(self: criu_module.CriuWorker, request: Any, *rest: Any) -> Any:
             if request.type == kind:
                 os.kill(self._process.pid, number)
                 struck.append(self._process.pid)
-            return call(self, request, deadline)
+            return call(self, request, *rest)
 
         monkeypatch.setattr(criu_module.CriuWorker, "_call", striking)
         return struck
@@ -254,11 +254,11 @@ def test_criu_is_killed_in_the_middle(own_runtime: Runtime, write: Write, monkey
     call = criu_module.CriuWorker._call
     delay = 0.0
 
-    def striking(self: criu_module.CriuWorker, request: Any, deadline: float) -> Any:
+    def striking(self: criu_module.CriuWorker, request: Any, *rest: Any) -> Any:
         timer = threading.Timer(delay, self._process.kill)
         timer.start()
         try:
-            return call(self, request, deadline)
+            return call(self, request, *rest)
         finally:
             timer.cancel()
             timer.join()
