@@ -72,7 +72,10 @@ class Way(ABC):
         """What a request begins with. Raises WayError, or what the runtime raises."""
 
     def settle(self, count: int) -> None:  # noqa: B027 - most have nothing ahead.
-        """Have all that can be made ahead of `count` requests made."""
+        """Have ahead what is made ahead of `count` requests: all of it, and nothing that others left over.
+
+        What were left over would serve the next requests, and save what their rate has to pay for.
+        """
 
     def close(self) -> None:  # noqa: B027 - some have nothing to give back.
         """Give everything back; not the snapshot, which ways share."""
@@ -148,12 +151,13 @@ class Parked(Way):
         return OfInstance(self._copies.get_nowait().resume())
 
     def settle(self, count: int) -> None:
+        while self._copies.qsize() > count:
+            self._copies.get_nowait().close()
         while self._copies.qsize() < count:
             self._copies.put(self._snapshot.park())
 
     def close(self) -> None:
-        while not self._copies.empty():
-            self._copies.get_nowait().close()
+        self.settle(0)
 
 
 class Cold(Way):
