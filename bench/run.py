@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,12 +329,19 @@ class Run:
                 self.notes.append(f"{cell} was left out: starting so many would take {cost:.0f} s, more than was left")
                 continue
             try:
+                self._nothing_ahead_but_of(self._ways[alone])
                 measure_idle(self._ways[alone], self._of[cell.workload], cell, self._draw, self.samples, self._check)
             except sample.WrongAnswerError:
                 raise
             except (WayError, SnapruntimeError, OSError) as error:
                 self._check()
                 self.failures.append(f"{cell}: {type(error).__name__}: {error}")
+
+    def _nothing_ahead_but_of(self, way: Way) -> None:
+        """Take away what other ways hold ahead: it shares pages with what is measured, and keeps them in the cache."""
+        for other in dict.fromkeys(self._ways.values()):
+            if other is not way:
+                other.settle(0)
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -349,6 +357,11 @@ class Run:
         dropper = host.CacheDropper(self._room)
         self.notes.append(f"cold-cache: {dropper.how}")
         spent = dict.fromkeys(cells, 0.0)
+
+        def empty(way: Way) -> None:
+            self._nothing_ahead_but_of(way)
+            dropper.drop()
+
         for turn in range(min(_MOST_COLD_CACHES, self._plan.most)):
             left = [cell for cell in cells if turn < self._plan.least or spent[cell] < self._plan.cell_s]
             for done, cell in enumerate(self._draw.sample(left, len(left))):
@@ -359,7 +372,7 @@ class Run:
                 self._tell(f"Cold caches, round {turn + 1}: {where}", done, len(left))
                 self._ways[where] = self._ways[cell]
                 began = time.perf_counter()
-                self._take(where, ahead=dropper.drop)
+                self._take(where, ahead=partial(empty, self._ways[cell]))
                 spent[cell] += time.perf_counter() - began
 
     def content(self) -> dict[str, Any]:

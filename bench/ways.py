@@ -234,14 +234,23 @@ class Fork(Way):
     """os.fork() of a process that has loaded and warmed the handler, outside of any sandbox."""
 
     splits = False
+    process: subprocess.Popen[bytes] | None = None
 
     def __init__(self, case: Case) -> None:
-        self._control, far = socket.socketpair()
-        with far:
-            self.process = _bare(case, "serve", far)
-        if self._control.recv(1) != b"!":
+        self._case = case
+        self.settle(1)
+
+    def settle(self, count: int) -> None:
+        """One process serves however many; none is there where nothing is to be."""
+        if count == 0:
             self.close()
-            raise WayError("the process to be forked did not come to life")
+        elif self.process is None:
+            self._control, far = socket.socketpair()
+            with far:
+                self.process = _bare(self._case, "serve", far)
+            if self._control.recv(1) != b"!":
+                self.close()
+                raise WayError("the process to be forked did not come to life")
 
     def start(self) -> Alive:
         ours, far = socket.socketpair()
@@ -250,11 +259,12 @@ class Fork(Way):
         return _Forked(ours)
 
     def close(self) -> None:
-        self._control.close()
-        if self.process.returncode is None:
+        if self.process is not None:
+            self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # With all that it has forked.
             self.process.wait()
+            self.process = None
 
 
 class _Forked(_OverSocket):

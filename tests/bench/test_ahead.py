@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from support import Write, assert_nothing_left, census, wait_until
 
 from snapruntime import Runtime, Snapshot
+from snapruntime.bench import host, idle, run
+from snapruntime.bench.cases import Case
+from snapruntime.bench.document import Cell, Samples
+from snapruntime.bench.plan import Plan
 from snapruntime.bench.stock import Stock
 from snapruntime.bench.ways import Parked, Restored, Way
 
@@ -62,3 +67,54 @@ def test_what_a_larger_burst_left_over_serves_no_smaller_one(
             alive.close()
         wait_until(lambda: not running(word), "all that was ahead was used")
         way.settle(0)
+
+
+def test_what_others_hold_ahead_is_gone_where_memory_and_cold_caches_are_measured(
+    criu_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shares pages with what is measured, and keeps pages in the cache that were to be dropped."""
+    seen: list[tuple[str, int, int, int]] = []
+    where = ""
+
+    def look(at: str) -> None:
+        seen.append((at, len(running("__main__.py")), len(running("swrk")), len(running("bare.py"))))
+
+    def progress(text: str, *_: int) -> None:
+        nonlocal where
+        where = text
+
+    def measure(
+        way: Way, case: Case, cell: Cell, draw: random.Random, samples: Samples, stop: Callable[[], None]
+    ) -> None:
+        look(f"idle: {cell}")
+        idle.measure_idle(way, case, cell, draw, samples, stop)
+
+    drop = host.CacheDropper.drop
+
+    def dropped(self: host.CacheDropper) -> None:
+        look(where)
+        drop(self)
+
+    monkeypatch.setattr(run, "measure_idle", measure)
+    monkeypatch.setattr(host.CacheDropper, "drop", dropped)
+    ways = ("cold-bare", "ours", "ours-ready", "parked", "fork")
+    the_plan = Plan(
+        ("hello",), ways, 1, cell_s=1.0, least=1, most=1, bursts=(3,), busy=("hello",), idle=(1, 2), snapshots=1
+    )
+    it = run.Run(the_plan, "a test", progress)
+    it.go(criu_home)
+    assert it.failures == []
+    memory = [(text.split(": ")[1], *counts) for text, *counts in seen if text.startswith("idle: ")]
+    assert memory == [
+        ("hello ours (idle)", 0, 0, 0),
+        ("hello ours x2 (idle)", 0, 0, 0),
+        ("hello fork (idle)", 0, 0, 0),
+        ("hello fork x2 (idle)", 0, 0, 1),  # Its own, from before.
+    ]
+    cold = {(text.split(": ")[1], *counts) for text, *counts in seen if text.startswith("Cold caches, round")}
+    assert cold == {
+        ("hello cold-bare (cold-cache)", 0, 0, 0),
+        ("hello ours (cold-cache)", 0, 0, 0),
+        ("hello ours-ready (cold-cache)", 0, 1, 0),
+        ("hello parked (cold-cache)", 1, 0, 0),
+    }
