@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapruntime.bench.compare import LEAST_SAMPLES
 from snapruntime.bench.document import Cell, Document
 from snapruntime.bench.plan import NO_WORKLOAD
-from snapruntime.bench.stats import Interval, median, ratio_interval
+from snapruntime.bench.stats import LEAST_SAMPLES, Interval, median, ratio_interval
 
 #: A cell and one of its metrics.
 Where = tuple[Cell, str]
