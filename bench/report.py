@@ -42,6 +42,7 @@ def write(document: Document, plots: Sequence[str]) -> str:
         "Client's clock in ms, from the request until the response has been compared with what it must be. "
         f"[95 % bootstrap interval of the median]. A p99 of fewer than {ENOUGH_FOR_P99} samples says little, and is "
         "in parentheses.",
+        _interpreter(content),
         _latencies(document, "warm"),
         "## Where the time goes",
         "Medians in ms. *Of it CRIU* is by CRIU's own clock, from when it has read its request; what else there is of "
@@ -89,6 +90,17 @@ def _head(content: Mapping[str, Any]) -> str:
         f"{host.get('cpu', 'unknown')}, {host.get('cpus', '?')} CPUs, {host.get('memory', '?')}, "
         f"{host.get('kernel', '?')}; {host.get('criu', '?')}; {host.get('python', '?')}; "
         f"commit {host.get('commit', '?')}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
+    )
+
+
+def _interpreter(content: Mapping[str, Any]) -> str:
+    if (python := content["host"].get("interpreter")) is None:
+        return ""
+    return (
+        f"The bound is `{python} -c pass`, and all ways start that interpreter: the runtime's cold start does what "
+        "`snapruntime run --cold` does with it. Where this project is installed for editing, it is an environment made "
+        "for the run: the packages and .pth files are those of the one that measures, but for this project's own .pth, "
+        "which would cost every start some milliseconds."
     )
 
 

@@ -206,9 +206,9 @@ class _OverSocket(Alive):
             self._process.wait()
 
 
-def _bare(case: Case, how: str, far: socket.socket) -> subprocess.Popen[bytes]:
+def _bare(python: str, case: Case, how: str, far: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, str(BARE), str(case.path), how, str(far.fileno())],
+        [python, str(BARE), str(case.path), how, str(far.fileno())],
         env={"PATH": os.defpath, **case.environment},
         stdin=subprocess.DEVNULL,
         pass_fds=[far.fileno()],
@@ -221,13 +221,14 @@ class ColdBare(Way):
 
     splits = False
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, python: str = sys.executable) -> None:
         self._case = case
+        self._python = python
 
     def start(self) -> Alive:
         ours, far = socket.socketpair()
         with far:
-            return _OverSocket(ours, _bare(self._case, "once", far))
+            return _OverSocket(ours, _bare(self._python, self._case, "once", far))
 
 
 class Fork(Way):
@@ -236,8 +237,9 @@ class Fork(Way):
     splits = False
     process: subprocess.Popen[bytes] | None = None
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, python: str = sys.executable) -> None:
         self._case = case
+        self._python = python
         self.settle(1)
 
     def settle(self, count: int) -> None:
@@ -247,7 +249,7 @@ class Fork(Way):
         elif self.process is None:
             self._control, far = socket.socketpair()
             with far:
-                self.process = _bare(self._case, "serve", far)
+                self.process = _bare(self._python, self._case, "serve", far)
             if self._control.recv(1) != b"!":
                 self.close()
                 raise WayError("the process to be forked did not come to life")
@@ -301,8 +303,9 @@ class Pass(Way):
 
     splits = False
 
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+
     def start(self) -> Alive:
-        subprocess.run(
-            [sys.executable, "-c", "pass"], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, check=True
-        )  # fmt: skip
+        subprocess.run([self._python, "-c", "pass"], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, check=True)
         return _Done()
