@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from snapruntime.bench import cases, plan
@@ -12,6 +13,21 @@ from snapruntime.bench.targets import Verdict, judge
 
 _MIB = 1 << 20
 _WORKLOADS = (plan.NO_WORKLOAD, *cases.NAMES)
+
+
+#: What the ways `criu`, `plain` and `ours` differ in.
+_STOCK = (
+    "First answer in ms. The runtime differs from stock CRIU by more than mapping memory; *plain*, the runtime's "
+    "restore of images as CRIU wrote them, tells the two apart.\n\n"
+    "- From stock CRIU to *plain*: the runtime gives CRIU `CRIU_FAULT=130`, which `criu restore` runs without: CRIU "
+    "then follows what it restores by system calls instead of hardware breakpoints, the first of which after a second "
+    "without any costs some 10 ms. It asks by `criu swrk` instead of the command line, prepares the copy's /tmp while "
+    "CRIU is being loaded, and waits for it through its socket instead of for its end. Both run in the same sandbox; "
+    "stock CRIU logs nothing (-v0), the runtime's errors only.\n"
+    "- From *plain* to *ours*: memory is mapped instead of read, mounts come in one recursive bind, and CRIU does not "
+    "read the build-ID of each library.\n\n"
+    "So what mapping memory brings is to be read from *plain*, not from stock CRIU."
+)
 
 
 def number(value: float) -> str:
@@ -49,6 +65,9 @@ def write(document: Document, plots: Sequence[str]) -> str:
         "the restore is sandbox, processes and exec. *Rest* is what else comes before the first call: handing over, "
         "and what of the clean-up is done by then. Faults are minor + major.",
         _parts(document),
+        "## Stock CRIU, and what the runtime adds to it",
+        _STOCK,
+        _stock(document),
         "## What the sandbox costs",
         "First answer in ms, without the sandbox and with it; the target is 3 ms more at the median at the most. "
         "[95 % bootstrap interval of the difference of the medians].",
@@ -165,6 +184,22 @@ def _parts(document: Document) -> str:
         rows.append([cell.workload, cell.way, *map(of, names), *(one.replace("- + -", "-") for one in faults)])
     head = ["workload", "way", "restore", "of it CRIU", "hooks", "init", "rest", "first call", "second call"]
     return table([*head, "faults in first call", "faults from birth"], rows) if rows else "Not measured."
+
+
+def _stock(document: Document) -> str:
+    rows = []
+    for cell in _ordered([cell for cell in document.cells("first_answer", "warm") if cell.concurrency == 1]):
+        ways = [document.samples(Cell(cell.workload, way), "first_answer") for way in ("criu", "plain", "ours")]
+        if cell.way == "plain" and all(ways):
+            steps = []
+            for before, after in pairwise(ways):
+                sure = difference_interval(after, before)
+                step = f"{median(after) - median(before):+.2f}"
+                steps.append(step + (f" [{sure[0]:+.2f}, {sure[1]:+.2f}]" if sure else ""))
+            counts = ", ".join(f"{len(values)}" for values in ways)
+            rows.append([cell.workload, *(number(median(values)) for values in ways), *steps, counts])
+    head = ["workload", "criu", "plain", "ours", "criu to plain", "plain to ours", "n"]
+    return table(head, rows) if rows else "Not measured."
 
 
 def _sandbox(document: Document) -> str:

@@ -14,18 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapruntime import HostError
-from snapruntime.bench import document, host, plan, report, stats
+from snapruntime.bench import document, host, plan, report, stats, stock
 from snapruntime.bench.compare import compare
 from snapruntime.bench.document import Cell, Document, Samples
 from snapruntime.bench.targets import judge
 from snapruntime.edges import exits
 from snapruntime.edges.commands import commands
+from snapruntime.mechanisms import criu
 
 ROWS = (
     Cell("none", "python-pass"),
     Cell("hello", "cold-bare"),
     Cell("hello", "fork"),
-    *(Cell(workload, way) for workload in ("hello", "pandas", "memory-1024") for way in ("ours", "criu", "cold")),
+    *(
+        Cell(workload, way)
+        for workload in ("hello", "pandas", "memory-1024")
+        for way in ("ours", "plain", "criu", "cold")
+    ),
 )
 
 
@@ -60,6 +65,20 @@ def test_a_p99_of_few_samples_is_marked() -> None:
     few, enough = report.write(made({}, seed=1, n=99), []), report.write(made({}, seed=1, n=100), [])
     assert "(" in next(line for line in few.splitlines() if line.startswith("| hello | ours |"))
     assert "(" not in next(line for line in enough.splitlines() if line.startswith("| hello | ours |"))
+
+
+def test_the_report_says_what_stock_criu_is_without() -> None:
+    text = report.write(made({}, seed=1), [])
+    for name, value in criu._NO_BREAKPOINTS.items():
+        assert f"`{name}={value}`" in text
+        assert name not in Path(stock.__file__).read_text("utf-8"), "else the report must not say so"
+
+
+def test_mapped_memory_is_told_from_the_rest() -> None:
+    medians = {Cell("pandas", "criu"): 50.0, Cell("pandas", "plain"): 40.0, Cell("pandas", "ours"): 20.0}
+    line = next(line for line in report.write(made(medians, seed=1), []).splitlines() if "| pandas | 5" in line)
+    steps = [float(cell.split()[0]) for cell in line.split("|")[5:7]]
+    assert steps == pytest.approx([-10, -20], abs=2)
 
 
 def test_holm_corrects_for_the_number_of_rows() -> None:
