@@ -8,13 +8,30 @@ from typing import Any
 
 from snapruntime.bench import cases, plan
 from snapruntime.bench.document import Cell, Document, in_order
-from snapruntime.bench.stats import ENOUGH_FOR_P99, difference_interval, interval, median, percentile
+from snapruntime.bench.stats import (
+    ENOUGH_BURSTS,
+    ENOUGH_FOR_P95,
+    ENOUGH_FOR_P99,
+    difference_interval,
+    interval,
+    median,
+    percentile,
+    says_enough,
+)
 from snapruntime.bench.targets import Verdict, judge
 
 _MIB = 1 << 20
 _WORKLOADS = (plan.NO_WORKLOAD, *cases.NAMES)
 
 
+_FEW = (
+    f"A p95 of fewer than {ENOUGH_FOR_P95} samples, and a p99 of fewer than {ENOUGH_FOR_P99}, is little more than the "
+    "largest of them, and is in parentheses."
+)
+_FEW_BURSTS = (
+    f"{_FEW} So are both where there are fewer than {ENOUGH_BURSTS} bursts: what disturbs one answer of a burst "
+    "disturbs all of them."
+)
 #: What the ways `criu`, `plain` and `ours` differ in.
 _STOCK = (
     "First answer in ms. The runtime differs from stock CRIU by more than mapping memory; *plain*, the runtime's "
@@ -56,8 +73,8 @@ def write(document: Document, plots: Sequence[str]) -> str:
         *(f"![{name}]({name})" for name in plots),
         "## Request to first answer, one at a time",
         "Client's clock in ms, from the request until the response has been compared with what it must be. "
-        f"[95 % bootstrap interval of the median]. A p99 of fewer than {ENOUGH_FOR_P99} samples says little, and is "
-        "in parentheses.",
+        "[95 % bootstrap interval of the median].",
+        _FEW,
         _interpreter(content),
         _latencies(document, "warm"),
         "## Where the time goes",
@@ -74,7 +91,9 @@ def write(document: Document, plots: Sequence[str]) -> str:
         _sandbox(document),
         "## Many at once",
         "So many requests at the same moment, by threads of one client. The latency counts from that moment. The rate "
-        "counts until all copies are gone and everything prepared ahead is there again.",
+        "counts until all copies are gone and everything prepared ahead is there again. A burst begins with as much "
+        "prepared ahead as there are requests.",
+        _FEW_BURSTS,
         _bursts(document),
         "## Memory of copies that wait",
         "PSS (proc(5), smaps_rollup) in MiB: a page that n processes share counts 1/n for each. *Available* is by how "
@@ -156,9 +175,10 @@ def _ordered(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (workloads.index(cell.workload), ways.index(cell.way), cell.concurrency))
 
 
-def _p99(values: Sequence[float]) -> str:
-    written = number(percentile(values, 0.99))
-    return written if len(values) >= ENOUGH_FOR_P99 else f"({written})"
+def _high(values: Sequence[float], share: float, bursts: int | None = None) -> str:
+    """A high percentile, in parentheses where the samples are too few for one."""
+    written = number(percentile(values, share))
+    return written if says_enough(len(values), share, bursts) else f"({written})"
 
 
 def _latencies(document: Document, regime: str) -> str:
@@ -167,7 +187,7 @@ def _latencies(document: Document, regime: str) -> str:
         values = document.samples(cell, "first_answer")
         sure = interval(values, 0.5)
         p50 = number(median(values)) + (f" [{number(sure[0])}, {number(sure[1])}]" if sure else "")
-        rows.append([cell.workload, cell.way, p50, number(percentile(values, 0.95)), _p99(values), f"{len(values)}"])
+        rows.append([cell.workload, cell.way, p50, _high(values, 0.95), _high(values, 0.99), f"{len(values)}"])
     return table(["workload", "way", "p50", "p95", "p99", "n"], rows) if rows else "Not measured."
 
 
@@ -213,9 +233,7 @@ def _sandbox(document: Document) -> str:
             continue
         sure = difference_interval(values, without)
         more = f"{median(values) - median(without):+.2f}" + (f" [{sure[0]:+.2f}, {sure[1]:+.2f}]" if sure else "")
-        figures = [
-            f"{number(median(one))} / {number(percentile(one, 0.95))} / {_p99(one)}" for one in (without, values)
-        ]
+        figures = [f"{number(median(one))} / {_high(one, 0.95)} / {_high(one, 0.99)}" for one in (without, values)]
         rows.append([cell.workload, inside.way, *figures, more, f"{len(without)}, {len(values)}"])
     head = ["workload", "way", "without: p50 / p95 / p99", "with: p50 / p95 / p99", "more at p50", "n"]
     return table(head, rows) if rows else "Not measured."
@@ -225,7 +243,7 @@ def _bursts(document: Document) -> str:
     rows = []
     for cell in _ordered(document.cells("rate", "warm")):
         values, rates = document.samples(cell, "first_answer"), document.samples(cell, "rate")
-        percentiles = [number(median(values)), number(percentile(values, 0.95)), _p99(values)]
+        percentiles = [number(median(values)), *(_high(values, share, len(rates)) for share in (0.95, 0.99))]
         row = [cell.workload, cell.way, f"{cell.concurrency}", *percentiles, f"{len(values)}"]
         rows.append([*row, number(median(rates)), f"{len(rates)}"])
     head = ["workload", "way", "at once", "p50", "p95", "p99", "n", "answers/s (p50)", "bursts"]

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-#: Below so many samples, a 99th percentile is (nearly) the largest of them and is marked.
-ENOUGH_FOR_P99 = 100
+#: Below so many samples, such a percentile is (nearly) the largest of them and is marked.
+ENOUGH_FOR_P95, ENOUGH_FOR_P99 = 20, 100
+#: Below so many bursts, both are marked: they say as much of one burst that went badly as of the others.
+ENOUGH_BURSTS = 5
 _RESAMPLED = 2000
 #: Medians of fewer samples are not compared with each other's.
 LEAST_SAMPLES = 5
@@ -32,6 +34,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def says_enough(count: int, share: float, bursts: int | None = None) -> bool:
+    """Whether a percentile of so many samples says more than what the largest of them is.
+
+    Args:
+        bursts: how many bursts they are of, where they are of bursts.
+    """
+    enough = ENOUGH_FOR_P99 if share > 0.95 else ENOUGH_FOR_P95
+    return count >= enough and (bursts is None or bursts >= ENOUGH_BURSTS)
 
 
 def median(values: Sequence[float]) -> float:

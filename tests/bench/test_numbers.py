@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapruntime import HostError
-from snapruntime.bench import document, host, plan, report, stats, stock
+from snapruntime.bench import document, host, plan, plots, report, stats, stock
 from snapruntime.bench.compare import compare
 from snapruntime.bench.document import Cell, Document, Samples
 from snapruntime.bench.targets import judge
@@ -61,10 +61,44 @@ def test_an_interval_needs_samples_beyond_the_percentile() -> None:
     assert low < 49 < high
 
 
-def test_a_p99_of_few_samples_is_marked() -> None:
-    few, enough = report.write(made({}, seed=1, n=99), []), report.write(made({}, seed=1, n=100), [])
-    assert "(" in next(line for line in few.splitlines() if line.startswith("| hello | ours |"))
-    assert "(" not in next(line for line in enough.splitlines() if line.startswith("| hello | ours |"))
+@pytest.mark.parametrize(
+    ("n", "p95", "p99"), [(19, True, True), (20, False, True), (99, False, True), (100, False, False)]
+)
+def test_high_percentiles_of_few_samples_are_marked(n: int, p95: bool, p99: bool) -> None:
+    text = report.write(made({}, seed=1, n=n), [])
+    line = next(line for line in text.splitlines() if line.startswith("| hello | ours |"))
+    assert [cell.strip().startswith("(") for cell in line.split("|")[4:6]] == [p95, p99]
+    assert "is in parentheses" in text
+    assert f"| {n} |" in line
+    rows = [row for row in made({}, seed=1, n=n).rows if row["metric"] == "first_answer"]
+    assert all(row["p99"] >= row["p95"] >= row["p50"] for row in rows), "the JSON keeps them"
+
+
+@pytest.mark.parametrize(("bursts", "marked"), [(1, True), (4, True), (5, False)])
+def test_high_percentiles_of_few_bursts_are_marked(bursts: int, marked: bool) -> None:
+    """A hundred answers of one burst are no hundred samples."""
+    samples = Samples()
+    for _ in range(bursts):
+        for n in range(100):
+            samples.add(Cell("hello", "ours", "warm", 100), {"first_answer": 10.0 + n})
+        samples.add(Cell("hello", "ours", "warm", 100), {"rate": 50.0})
+    content = {**made({}, seed=1).content, "rows": samples.rows()}
+    line = next(line for line in report.write(Document(content), []).splitlines() if "| hello | ours | 100 |" in line)
+    assert [cell.strip().startswith("(") for cell in line.split("|")[5:7]] == [marked, marked]
+
+
+def test_every_way_can_be_told_from_the_others_and_from_white() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[first : first + 2], 16) / 255 for first in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    assert set(plots._COLOURS) == set(plots._MARKERS) == set(plan.WAYS)
+    for colour in plots._COLOURS.values():
+        assert 1.05 / (luminance(colour) + 0.05) > 2, f"{colour} on white"
+    looks = {(plots._COLOURS[way], plots._MARKERS[way], plots._DASHES.get(way, "-")) for way in plan.WAYS}
+    assert len(looks) == len(plan.WAYS)
+    assert plots._point("ours", 19)["markerfacecolor"] == "white" != plots._point("ours", 20)["markerfacecolor"]
 
 
 def test_the_report_says_what_stock_criu_is_without() -> None:
