@@ -68,7 +68,9 @@ def write(document: Document, plots: Sequence[str]) -> str:
         "# Benchmark of snapruntime",
         _head(content),
         "## Targets",
-        "Ratios of medians within this run, with their 95 % bootstrap interval where there are samples enough.",
+        f"Measured: {_measured(content['host'])}. Ratios of medians within this run, with their 95 % bootstrap "
+        "interval where there are samples enough. Each claim is judged by the workload that it names and by no other: "
+        "by the rows given here.",
         target_table(judge(document)),
         *(f"![{name}]({name})" for name in plots),
         "## Request to first answer, one at a time",
@@ -127,8 +129,17 @@ def _head(content: Mapping[str, Any]) -> str:
         f"`{content['command']}`, {content['began']} to {content['ended']}, seed {content['seed']}.{state}\n\n"
         f"{host.get('cpu', 'unknown')}, {host.get('cpus', '?')} CPUs, {host.get('memory', '?')}, "
         f"{host.get('kernel', '?')}; {host.get('criu', '?')}; {host.get('python', '?')}; "
-        f"commit {host.get('commit', '?')}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
+        f"{_measured(host)}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
     )
+
+
+def _measured(host: Mapping[str, Any]) -> str:
+    """The code that was measured: its commit, and whether it was that commit's."""
+    commit, _, changed = str(host.get("commit", "unknown")).partition(" ")
+    if commit == "unknown":
+        return "an unknown commit, outside of a repository"
+    state = "with changes that are not in it" if changed else "without changes"
+    return f"commit {commit}, {state}"
 
 
 def _interpreter(content: Mapping[str, Any]) -> str:
@@ -159,6 +170,7 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
         rows.append(
             [
                 verdict.target.claim,
+                verdict.target.judged_by,
                 verdict.target.written,
                 written,
                 f"{sure[0]:.4f} to {sure[1]:.4f}" if sure else "-",
@@ -167,7 +179,10 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
                 f"{verdict.counts[0]}, {verdict.counts[1]}",
             ]
         )
-    return table(["claim", "target", "ratio", "95 %", "", "p50 above", "p50 below", "n"], rows)
+    return table(
+        ["claim", "judged by (workload, way: metric)", "target", "ratio", "95 %", "", "p50 above", "p50 below", "n"],
+        rows,
+    )
 
 
 def _ordered(cells: Sequence[Cell]) -> list[Cell]:

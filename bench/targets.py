@@ -33,6 +33,13 @@ class Target:
         """The limit as people write it: "≤ 1/4"."""
         return f"≤ {self.limit:g}" if self.limit >= 1 else f"≤ 1/{1 / self.limit:g}"
 
+    @property
+    def judged_by(self) -> str:
+        """The rows that decide: "pandas ours / pandas criu: first_answer"; what other workloads give does not."""
+        (above, metric), (below, other) = self.above, self.below
+        of = metric if metric == other else f"{metric} / {other}"
+        return f"{above} / {below}: {of}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from snapruntime import HostError
 from snapruntime.bench import document, host, plan, plots, report, stats, stock
 from snapruntime.bench.compare import compare
 from snapruntime.bench.document import Cell, Document, Samples
-from snapruntime.bench.targets import judge
+from snapruntime.bench.targets import TARGETS, judge
 from snapruntime.edges import exits
 from snapruntime.edges.commands import commands
 from snapruntime.mechanisms import criu
@@ -224,3 +225,41 @@ def test_a_kernel_that_gives_up_idle_memory_is_told(tmp_path: Path, state: str, 
     (daemon / "state").write_text(state)
     (scheme / "action").write_text(action)
     assert host.pages_out(tmp_path) is said
+
+
+def test_each_target_says_by_which_workload_it_is_judged() -> None:
+    content = {**made({}, seed=1).content, "host": {"commit": "0123abc and changes"}}
+    text = report.write(Document(content), [])
+    assert "Measured: commit 0123abc, with changes that are not in it." in text
+    for target in TARGETS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {target.claim} |")]
+        for cell, _ in (target.above, target.below):
+            assert str(cell) in line.split("|")[2]
+        named = {"1 GiB": "memory-1024", "hello": "hello", "pandas": "pandas"}
+        of = [workload for word, workload in named.items() if word in target.claim]
+        assert target.above[0].workload in of or "(" in target.claim or target.claim.startswith("the same"), target
+    clean = report.write(Document({**content, "host": {"commit": "0123abc"}}), [])
+    assert "Measured: commit 0123abc, without changes." in clean
+
+
+def test_a_tree_with_changes_is_not_that_of_its_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        settings = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        done = subprocess.run(["git", *settings, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    here = tmp_path / "bench" / "deep"
+    here.mkdir(parents=True)
+    (here / "one.py").touch()
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    head = git("rev-parse", "HEAD")
+    assert host.commit(here) == head
+    (tmp_path / "bench" / "result.json").touch()
+    assert host.commit(here) == head, "results beside the code are none of it"
+    (tmp_path / "bench" / "two.py").touch()
+    assert host.commit(here) == f"{head} and changes"
+    (tmp_path / "bench" / "two.py").unlink()
+    (here / "one.py").write_text("changed")
+    assert host.commit(here) == f"{head} and changes"
