@@ -44,12 +44,12 @@ class Case:
     def path(self) -> Path:
         return WORKLOADS / self.file
 
-    def function(self) -> Function:
-        """The function as the runtime gets it, on the interpreter that we run on."""
+    def function(self, python: str = sys.executable) -> Function:
+        """The function as the runtime gets it, on this interpreter."""
         # Starting a gigabyte or many copies at once takes long; what takes how long is for the results to say.
         return resolve_function(
             self.path,
-            python=sys.executable,
+            python=python,
             environment=self.environment,
             timeout_s=120.0,
             memory_mb=512 + self.mib,  # It is a limit.

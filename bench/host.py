@@ -14,6 +14,10 @@ from snapruntime import Runtime
 
 _PACKAGES = ("snapruntime", "numpy", "pandas", "scikit-learn", "scipy", "polars", "pyarrow", "matplotlib", "psutil")
 
+#: The folders of the code that runs while it is measured.
+_CODE = ("snapruntime", "bench", "hooks")
+_HERE = Path(__file__).resolve().parent
+
 
 def read(path: str | Path) -> str:
     """A small file of the kernel's; empty where there is none."""
@@ -75,18 +79,21 @@ def disk(folder: Path) -> str:
     return "unknown"
 
 
-def commit() -> str:
-    """The commit that this code is at, with "and changes" where it was changed; "unknown" outside of a repository."""
-    here = Path(__file__).resolve().parent
+def commit(here: Path = _HERE) -> str:
+    """The commit that the code around `here` is at; "unknown" outside of a repository.
+
+    With "and changes" where a file was changed, or the code has one more that is not in the repository.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        # Results that a run before this one left beside the code change nothing of it.
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + (" and changes" if changed else "")
+        # Results that a run before this one left beside the code change nothing of it.
+        more = git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}/*.py" for name in _CODE))
+        return git("rev-parse", "HEAD") + (" and changes" if changed or more else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

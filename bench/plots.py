@@ -7,23 +7,39 @@ from typing import Any
 
 from snapruntime.bench import cases, plan
 from snapruntime.bench.document import Cell, Document, in_order
-from snapruntime.bench.stats import median, percentile
+from snapruntime.bench.stats import ENOUGH_FOR_P95, median, percentile, says_enough
 
-#: Colours that stay apart for the colour-blind (Okabe and Ito); ours stand out.
+#: Colours that stay apart for the colour-blind (Okabe and Ito's, but for their yellow, which is hard to see on white),
+#: and greys for what restores nothing; markers and dashes tell apart what is alike, and what is printed in grey.
 _COLOURS = {
-    "python-pass": "#999999",
-    "cold-bare": "#bbbbbb",
-    "cold": "#666666",
+    "python-pass": "#777777",
+    "cold-bare": "#999999",
+    "cold": "#555555",
     "criu": "#0072b2",
     "criu-lazy": "#56b4e9",
-    "plain": "#cc79a7",
+    "plain": "#000000",
     "ours": "#d55e00",
     "ours-ready": "#e69f00",
-    "parked": "#f0e442",
-    "unboxed": "#f0b090",
-    "unboxed-ready": "#f0d090",
+    "parked": "#cc79a7",
+    "unboxed": "#d55e00",
+    "unboxed-ready": "#e69f00",
     "fork": "#009e73",
 }
+_MARKERS = {
+    "python-pass": "p",
+    "cold-bare": "v",
+    "cold": "^",
+    "criu": "s",
+    "criu-lazy": "s",
+    "plain": "P",
+    "ours": "o",
+    "ours-ready": "o",
+    "parked": "D",
+    "unboxed": "<",
+    "unboxed-ready": ">",
+    "fork": "h",
+}
+_DASHES = {"cold-bare": "--", "criu-lazy": "--", "plain": "-.", "parked": "--", "unboxed": ":", "unboxed-ready": ":"}
 _NAMES = {
     "python-pass": "python -c pass",
     "cold-bare": "cold start, bare",
@@ -39,6 +55,7 @@ _NAMES = {
     "fork": "os.fork()",
 }
 _MIB = 1 << 20
+_HOLLOW = f"hollow: fewer than {ENOUGH_FOR_P95} samples, the bar says little"
 
 
 def draw(document: Document, folder: Path, stem: str) -> list[str]:
@@ -97,7 +114,7 @@ def _latency(plt: Any, document: Document) -> Any:
                 continue
             p50, low, high = median(values), percentile(values, 0.05), percentile(values, 0.95)
             axis.plot([low, high], [place, place], color=_COLOURS[way], linewidth=6, alpha=0.4, solid_capstyle="butt")
-            axis.plot(p50, place, "o", color=_COLOURS[way], markersize=7)
+            axis.plot(p50, place, **_point(way, len(values)), markersize=7)
             axis.annotate(
                 _milliseconds(p50), (max(high, p50 * 1.1), place), xytext=(6, 0), textcoords="offset points",
                 va="center", fontsize=9, fontweight="bold" if way.startswith("ours") else "normal",
@@ -112,7 +129,7 @@ def _latency(plt: Any, document: Document) -> Any:
     axes[0][0].set_yticks(range(len(ways)), [_NAMES[way] for way in ways])
     axes[0][0].set_ylim(len(ways) - 0.4, -0.6)
     figure.suptitle("Request to first correct answer, one at a time", x=0.01, ha="left", fontsize=13)
-    figure.supxlabel("logarithmic; dot: median, bar: from the 5th to the 95th percentile", fontsize=10)
+    figure.supxlabel(f"logarithmic; point: median, bar: from the 5th to the 95th percentile; {_HOLLOW}", fontsize=10)
     return figure
 
 
@@ -136,7 +153,9 @@ def _size(plt: Any, document: Document) -> Any:
         above = [percentile(one, 0.95) - p50 for p50, one in zip(medians, values, strict=True)]
         thick = 2.6 if way.startswith("ours") else 1.5
         axis.errorbar(places, medians, (below, above), fmt="none", color=_COLOURS[way], alpha=0.4, linewidth=3)
-        axis.plot(places, medians, "o-", color=_COLOURS[way], linewidth=thick)
+        axis.plot(places, medians, _DASHES.get(way, "-"), color=_COLOURS[way], linewidth=thick)
+        for place, p50, one in zip(places, medians, values, strict=True):
+            axis.plot(place, p50, **_point(way, len(one)))
         ends.append((medians[-1], places[-1], way))
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -145,7 +164,7 @@ def _size(plt: Any, document: Document) -> Any:
     _label_ends(axis, ends)
     axis.set_xlabel("memory of the process that the handler has written at init, incompressible")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _milliseconds(value)))
-    axis.set_ylabel("logarithmic; bars: from the 5th to the 95th percentile")
+    axis.set_ylabel(f"logarithmic; bars: from the 5th to the 95th percentile;\n{_HOLLOW}")
     axis.set_title("Request to first correct answer, by memory size", loc="left")
     return figure
 
@@ -170,7 +189,8 @@ def _memory(plt: Any, document: Document) -> Any:
                 points = [(count, document.samples(Cell(workload, way, "idle", count), metric)) for count in counts]
                 known = [(count, median(values) / _MIB) for count, values in points if values]
                 if known:
-                    axis.plot(*zip(*known, strict=True), "o-", color=_COLOURS[way], linewidth=2)
+                    style: Any = {"marker": _MARKERS[way], "linestyle": _DASHES.get(way, "-"), "linewidth": 2}
+                    axis.plot(*zip(*known, strict=True), color=_COLOURS[way], **style)
                     ends.append((known[-1][1], known[-1][0], way))
             axis.set_xscale("log")
             axis.set_yscale("log")
@@ -185,6 +205,12 @@ def _memory(plt: Any, document: Document) -> Any:
         axis.set_xlabel("copies alive at once")
     figure.suptitle("Memory of one copy, by the number of copies", x=0.01, ha="left", fontsize=13)
     return figure
+
+
+def _point(way: str, count: int) -> dict[str, Any]:
+    """How a median is drawn; hollow, where the bar around it is but of the few samples there are."""
+    face = _COLOURS[way] if says_enough(count, 0.95) else "white"
+    return {"marker": _MARKERS[way], "linestyle": "", "color": _COLOURS[way], "markerfacecolor": face}
 
 
 def _milliseconds(value: float) -> str:

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from snapruntime.bench import cases, plan
 from snapruntime.bench.document import Cell, Document, in_order
-from snapruntime.bench.stats import ENOUGH_FOR_P99, difference_interval, interval, median, percentile
+from snapruntime.bench.stats import (
+    ENOUGH_BURSTS,
+    ENOUGH_FOR_P95,
+    ENOUGH_FOR_P99,
+    difference_interval,
+    interval,
+    median,
+    percentile,
+    says_enough,
+)
 from snapruntime.bench.targets import Verdict, judge
 
 _MIB = 1 << 20
 _WORKLOADS = (plan.NO_WORKLOAD, *cases.NAMES)
+
+
+_FEW = (
+    f"A p95 of fewer than {ENOUGH_FOR_P95} samples, and a p99 of fewer than {ENOUGH_FOR_P99}, is little more than the "
+    "largest of them, and is in parentheses."
+)
+_FEW_BURSTS = (
+    f"{_FEW} So are both where there are fewer than {ENOUGH_BURSTS} bursts: what disturbs one answer of a burst "
+    "disturbs all of them."
+)
+#: What the ways `criu`, `plain` and `ours` differ in.
+_STOCK = (
+    "First answer in ms. The runtime differs from stock CRIU by more than mapping memory; *plain*, the runtime's "
+    "restore of images as CRIU wrote them, tells the two apart.\n\n"
+    "- From stock CRIU to *plain*: the runtime gives CRIU `CRIU_FAULT=130`, which `criu restore` runs without: CRIU "
+    "then follows what it restores by system calls instead of hardware breakpoints, the first of which after a second "
+    "without any costs some 10 ms. It asks by `criu swrk` instead of the command line, prepares the copy's /tmp while "
+    "CRIU is being loaded, and waits for it through its socket instead of for its end. Both run in the same sandbox; "
+    "stock CRIU logs nothing (-v0), the runtime's errors only.\n"
+    "- From *plain* to *ours*: memory is mapped instead of read, mounts come in one recursive bind, and CRIU does not "
+    "read the build-ID of each library.\n\n"
+    "So what mapping memory brings is to be read from *plain*, not from stock CRIU."
+)
 
 
 def number(value: float) -> str:
@@ -35,26 +68,34 @@ def write(document: Document, plots: Sequence[str]) -> str:
         "# Benchmark of snapruntime",
         _head(content),
         "## Targets",
-        "Ratios of medians within this run, with their 95 % bootstrap interval where there are samples enough.",
+        f"Measured: {_measured(content['host'])}. Ratios of medians within this run, with their 95 % bootstrap "
+        "interval where there are samples enough. Each claim is judged by the workload that it names and by no other: "
+        "by the rows given here.",
         target_table(judge(document)),
         *(f"![{name}]({name})" for name in plots),
         "## Request to first answer, one at a time",
         "Client's clock in ms, from the request until the response has been compared with what it must be. "
-        f"[95 % bootstrap interval of the median]. A p99 of fewer than {ENOUGH_FOR_P99} samples says little, and is "
-        "in parentheses.",
+        "[95 % bootstrap interval of the median].",
+        _FEW,
+        _interpreter(content),
         _latencies(document, "warm"),
         "## Where the time goes",
         "Medians in ms. *Of it CRIU* is by CRIU's own clock, from when it has read its request; what else there is of "
         "the restore is sandbox, processes and exec. *Rest* is what else comes before the first call: handing over, "
         "and what of the clean-up is done by then. Faults are minor + major.",
         _parts(document),
+        "## Stock CRIU, and what the runtime adds to it",
+        _STOCK,
+        _stock(document),
         "## What the sandbox costs",
         "First answer in ms, without the sandbox and with it; the target is 3 ms more at the median at the most. "
         "[95 % bootstrap interval of the difference of the medians].",
         _sandbox(document),
         "## Many at once",
         "So many requests at the same moment, by threads of one client. The latency counts from that moment. The rate "
-        "counts until all copies are gone and everything prepared ahead is there again.",
+        "counts until all copies are gone and everything prepared ahead is there again. A burst begins with as much "
+        "prepared ahead as there are requests.",
+        _FEW_BURSTS,
         _bursts(document),
         "## Memory of copies that wait",
         "PSS (proc(5), smaps_rollup) in MiB: a page that n processes share counts 1/n for each. *Available* is by how "
@@ -88,7 +129,27 @@ def _head(content: Mapping[str, Any]) -> str:
         f"`{content['command']}`, {content['began']} to {content['ended']}, seed {content['seed']}.{state}\n\n"
         f"{host.get('cpu', 'unknown')}, {host.get('cpus', '?')} CPUs, {host.get('memory', '?')}, "
         f"{host.get('kernel', '?')}; {host.get('criu', '?')}; {host.get('python', '?')}; "
-        f"commit {host.get('commit', '?')}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
+        f"{_measured(host)}. Load average {load['start'][0]} at the start, {load['end'][0]} at the end."
+    )
+
+
+def _measured(host: Mapping[str, Any]) -> str:
+    """The code that was measured: its commit, and whether it was that commit's."""
+    commit, _, changed = str(host.get("commit", "unknown")).partition(" ")
+    if commit == "unknown":
+        return "an unknown commit, outside of a repository"
+    state = "with changes that are not in it" if changed else "without changes"
+    return f"commit {commit}, {state}"
+
+
+def _interpreter(content: Mapping[str, Any]) -> str:
+    if (python := content["host"].get("interpreter")) is None:
+        return ""
+    return (
+        f"The bound is `{python} -c pass`, and all ways start that interpreter: the runtime's cold start does what "
+        "`snapruntime run --cold` does with it. Where this project is installed for editing, it is an environment made "
+        "for the run: the packages and .pth files are those of the one that measures, but for this project's own .pth, "
+        "which would cost every start some milliseconds."
     )
 
 
@@ -109,6 +170,7 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
         rows.append(
             [
                 verdict.target.claim,
+                verdict.target.judged_by,
                 verdict.target.written,
                 written,
                 f"{sure[0]:.4f} to {sure[1]:.4f}" if sure else "-",
@@ -117,7 +179,10 @@ def target_table(verdicts: Sequence[Verdict]) -> str:
                 f"{verdict.counts[0]}, {verdict.counts[1]}",
             ]
         )
-    return table(["claim", "target", "ratio", "95 %", "", "p50 above", "p50 below", "n"], rows)
+    return table(
+        ["claim", "judged by (workload, way: metric)", "target", "ratio", "95 %", "", "p50 above", "p50 below", "n"],
+        rows,
+    )
 
 
 def _ordered(cells: Sequence[Cell]) -> list[Cell]:
@@ -125,9 +190,10 @@ def _ordered(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (workloads.index(cell.workload), ways.index(cell.way), cell.concurrency))
 
 
-def _p99(values: Sequence[float]) -> str:
-    written = number(percentile(values, 0.99))
-    return written if len(values) >= ENOUGH_FOR_P99 else f"({written})"
+def _high(values: Sequence[float], share: float, bursts: int | None = None) -> str:
+    """A high percentile, in parentheses where the samples are too few for one."""
+    written = number(percentile(values, share))
+    return written if says_enough(len(values), share, bursts) else f"({written})"
 
 
 def _latencies(document: Document, regime: str) -> str:
@@ -136,7 +202,7 @@ def _latencies(document: Document, regime: str) -> str:
         values = document.samples(cell, "first_answer")
         sure = interval(values, 0.5)
         p50 = number(median(values)) + (f" [{number(sure[0])}, {number(sure[1])}]" if sure else "")
-        rows.append([cell.workload, cell.way, p50, number(percentile(values, 0.95)), _p99(values), f"{len(values)}"])
+        rows.append([cell.workload, cell.way, p50, _high(values, 0.95), _high(values, 0.99), f"{len(values)}"])
     return table(["workload", "way", "p50", "p95", "p99", "n"], rows) if rows else "Not measured."
 
 
@@ -155,6 +221,22 @@ def _parts(document: Document) -> str:
     return table([*head, "faults in first call", "faults from birth"], rows) if rows else "Not measured."
 
 
+def _stock(document: Document) -> str:
+    rows = []
+    for cell in _ordered([cell for cell in document.cells("first_answer", "warm") if cell.concurrency == 1]):
+        ways = [document.samples(Cell(cell.workload, way), "first_answer") for way in ("criu", "plain", "ours")]
+        if cell.way == "plain" and all(ways):
+            steps = []
+            for before, after in pairwise(ways):
+                sure = difference_interval(after, before)
+                step = f"{median(after) - median(before):+.2f}"
+                steps.append(step + (f" [{sure[0]:+.2f}, {sure[1]:+.2f}]" if sure else ""))
+            counts = ", ".join(f"{len(values)}" for values in ways)
+            rows.append([cell.workload, *(number(median(values)) for values in ways), *steps, counts])
+    head = ["workload", "criu", "plain", "ours", "criu to plain", "plain to ours", "n"]
+    return table(head, rows) if rows else "Not measured."
+
+
 def _sandbox(document: Document) -> str:
     rows = []
     for cell in _ordered([cell for cell in document.cells("first_answer", "warm") if cell.concurrency == 1]):
@@ -166,9 +248,7 @@ def _sandbox(document: Document) -> str:
             continue
         sure = difference_interval(values, without)
         more = f"{median(values) - median(without):+.2f}" + (f" [{sure[0]:+.2f}, {sure[1]:+.2f}]" if sure else "")
-        figures = [
-            f"{number(median(one))} / {number(percentile(one, 0.95))} / {_p99(one)}" for one in (without, values)
-        ]
+        figures = [f"{number(median(one))} / {_high(one, 0.95)} / {_high(one, 0.99)}" for one in (without, values)]
         rows.append([cell.workload, inside.way, *figures, more, f"{len(without)}, {len(values)}"])
     head = ["workload", "way", "without: p50 / p95 / p99", "with: p50 / p95 / p99", "more at p50", "n"]
     return table(head, rows) if rows else "Not measured."
@@ -178,7 +258,7 @@ def _bursts(document: Document) -> str:
     rows = []
     for cell in _ordered(document.cells("rate", "warm")):
         values, rates = document.samples(cell, "first_answer"), document.samples(cell, "rate")
-        percentiles = [number(median(values)), number(percentile(values, 0.95)), _p99(values)]
+        percentiles = [number(median(values)), *(_high(values, share, len(rates)) for share in (0.95, 0.99))]
         row = [cell.workload, cell.way, f"{cell.concurrency}", *percentiles, f"{len(values)}"]
         rows.append([*row, number(median(rates)), f"{len(rates)}"])
     head = ["workload", "way", "at once", "p50", "p95", "p99", "n", "answers/s (p50)", "bursts"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from snapruntime import Runtime, SnapruntimeError, Snapshot
 from snapruntime.bench import host, plan, sample
 from snapruntime.bench.cases import CASES, MIB, Case
 from snapruntime.bench.document import FORMAT, Cell, Samples
+from snapruntime.bench.environment import own_interpreter
 from snapruntime.bench.idle import measure_idle
 from snapruntime.bench.room import own_home
 from snapruntime.bench.stock import Stock, criu_times
@@ -63,6 +66,7 @@ class Run:
         self._runtime: Runtime | None = None
         self._without: Runtime | None = None
         self._room = Path()
+        self._python = sys.executable
         self._host: Mapping[str, Any] = {}
         self._phase = "starting"
         self._phases: dict[str, float] = {}
@@ -87,8 +91,9 @@ class Run:
             FunctionError: a response was wrong.
             HostError: this host cannot do it.
         """
-        with own_home(home) as room, ExitStack() as stack, Runtime(room) as self._runtime:
-            self._host = host.describe(self._runtime, room)
+        with own_home(home) as room, own_interpreter() as python, ExitStack() as stack, Runtime(room) as self._runtime:
+            self._python = python
+            self._host = host.describe(self._runtime, room) | {"interpreter": python}
             if self._host["pages_out"]:
                 self.notes.append("this kernel pages out what is not used for a while (DAMON): warm is not always warm")
             self._room = room
@@ -146,7 +151,7 @@ class Run:
     def _prepare(self, stack: ExitStack) -> None:
         self._enter("making snapshots")
         if "python-pass" in self._plan.ways:
-            self._ways[Cell(plan.NO_WORKLOAD, "python-pass")] = Pass()
+            self._ways[Cell(plan.NO_WORKLOAD, "python-pass")] = Pass(self._python)
         for done, case in enumerate(self._cases):
             self._tell(f"Making snapshots: {case.name}", done, len(self._cases))
             if reason := self._impossible(case):
@@ -174,7 +179,7 @@ class Run:
         """How each way of the plan is opened for a workload; snapshots are made when first needed."""
         runtime = self._runtime
         assert runtime is not None
-        function = case.function()
+        function = case.function(self._python)
         made: dict[bool, Snapshot] = {}
 
         def snapshot(*, plain: bool) -> Snapshot:
@@ -205,8 +210,8 @@ class Run:
             "criu": lambda: Stock(snapshot(plain=True)),
             "criu-lazy": lambda: Stock(snapshot(plain=True), lazy=True),
             "cold": lambda: Cold(runtime.cold(function)),
-            "cold-bare": lambda: ColdBare(case),
-            "fork": lambda: Fork(case),
+            "cold-bare": lambda: ColdBare(case, self._python),
+            "fork": lambda: Fork(case, self._python),
         }
         return {name: make for name, make in makers.items() if name in self._plan.ways}
 
@@ -215,7 +220,7 @@ class Run:
         times = 1 if case.mib or late else self._plan.snapshots
         for left in reversed(range(times)):
             began = time.perf_counter()
-            snapshot = runtime.snapshot(case.function(), rebuild=True, plain_images=plain)
+            snapshot = runtime.snapshot(case.function(self._python), rebuild=True, plain_images=plain)
             took = (time.perf_counter() - began) * 1000
             files = [path.stat() for path in snapshot.stored.folder.rglob("*") if path.is_file()]
             values = {
@@ -328,12 +333,19 @@ class Run:
                 self.notes.append(f"{cell} was left out: starting so many would take {cost:.0f} s, more than was left")
                 continue
             try:
+                self._nothing_ahead_but_of(self._ways[alone])
                 measure_idle(self._ways[alone], self._of[cell.workload], cell, self._draw, self.samples, self._check)
             except sample.WrongAnswerError:
                 raise
             except (WayError, SnapruntimeError, OSError) as error:
                 self._check()
                 self.failures.append(f"{cell}: {type(error).__name__}: {error}")
+
+    def _nothing_ahead_but_of(self, way: Way) -> None:
+        """Take away what other ways hold ahead: it shares pages with what is measured, and keeps them in the cache."""
+        for other in dict.fromkeys(self._ways.values()):
+            if other is not way:
+                other.settle(0)
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -349,6 +361,11 @@ class Run:
         dropper = host.CacheDropper(self._room)
         self.notes.append(f"cold-cache: {dropper.how}")
         spent = dict.fromkeys(cells, 0.0)
+
+        def empty(way: Way) -> None:
+            self._nothing_ahead_but_of(way)
+            dropper.drop()
+
         for turn in range(min(_MOST_COLD_CACHES, self._plan.most)):
             left = [cell for cell in cells if turn < self._plan.least or spent[cell] < self._plan.cell_s]
             for done, cell in enumerate(self._draw.sample(left, len(left))):
@@ -359,7 +376,7 @@ class Run:
                 self._tell(f"Cold caches, round {turn + 1}: {where}", done, len(left))
                 self._ways[where] = self._ways[cell]
                 began = time.perf_counter()
-                self._take(where, ahead=dropper.drop)
+                self._take(where, ahead=partial(empty, self._ways[cell]))
                 spent[cell] += time.perf_counter() - began
 
     def content(self) -> dict[str, Any]:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
-#: Below so many samples, a 99th percentile is (nearly) the largest of them and is marked.
-ENOUGH_FOR_P99 = 100
+#: Below so many samples, such a percentile is (nearly) the largest of them and is marked.
+ENOUGH_FOR_P95, ENOUGH_FOR_P99 = 20, 100
+#: Below so many bursts, both are marked: they say as much of one burst that went badly as of the others.
+ENOUGH_BURSTS = 5
 _RESAMPLED = 2000
+#: Medians of fewer samples are not compared with each other's.
+LEAST_SAMPLES = 5
+#: Up to so many samples, Mann and Whitney's test is computed exactly.
+_EXACT = 40
 
 #: A lower and an upper bound.
 Interval = tuple[float, float]
@@ -27,6 +34,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def says_enough(count: int, share: float, bursts: int | None = None) -> bool:
+    """Whether a percentile of so many samples says more than what the largest of them is.
+
+    Args:
+        bursts: how many bursts they are of, where they are of bursts.
+    """
+    enough = ENOUGH_FOR_P99 if share > 0.95 else ENOUGH_FOR_P95
+    return count >= enough and (bursts is None or bursts >= ENOUGH_BURSTS)
 
 
 def median(values: Sequence[float]) -> float:
@@ -82,13 +99,46 @@ def _compared(
     return float(low), float(high)
 
 
-def differ(one: Sequence[float], other: Sequence[float]) -> float:
-    """The two-sided p-value of Mann and Whitney's test: how likely such a difference is between equal things."""
+def differ(one: Sequence[float], other: Sequence[float], factor: float = 1.0) -> float:
+    """How likely such a difference is where neither is more than `factor` times as large as the other.
+
+    The p-value of Mann and Whitney's test, two-sided; 1 where the medians are within `factor` of each other.
+    """
+    before, after = median(one), median(other)
+    if after > before * factor:
+        return min(1.0, 2 * _above(other, [value * factor for value in one]))
+    if before > after * factor:
+        return min(1.0, 2 * _above(one, [value * factor for value in other]))
+    return 1.0
+
+
+def _above(one: Sequence[float], other: Sequence[float]) -> float:
     from scipy.stats import mannwhitneyu
 
-    probability = float(mannwhitneyu(one, other, alternative="two-sided").pvalue)
-    # Samples that are all the same number differ by nothing; scipy 1.18 and newer have no number for that.
-    return 1.0 if math.isnan(probability) else probability
+    # The normal distribution is too far off in the tails of few samples; the exact one is for such without ties.
+    tied = len({*one, *other}) < len(one) + len(other)
+    method = "asymptotic" if tied or max(len(one), len(other)) > _EXACT else "exact"
+    return float(mannwhitneyu(one, other, alternative="greater", method=method).pvalue)
+
+
+@cache
+def least_probability(one: int, other: int) -> float:
+    """The p-value that `differ` gives so many samples at best: where all of one are above all of the other."""
+    return differ(range(one), range(one, one + other))
+
+
+def testable(least: Sequence[float], alpha: float) -> list[bool]:
+    """Which of many tests are worth correcting for (Tarone), by the least p-value that each can come to.
+
+    A test that cannot reach `alpha` even then, once corrected for their number, is no chance of an error: to count it
+    would only take sensitivity from the others. It goes by numbers of samples alone, so Holm's correction of what is
+    left holds.
+    """
+    for number in range(1, len(least) + 1):
+        able = [one <= alpha / number for one in least]
+        if sum(able) <= number:
+            return able
+    return []
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

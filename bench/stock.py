@@ -56,6 +56,10 @@ class Stock(Way):
         self._images = host_path(str(snapshot.stored.folder / IMAGES))
 
     def settle(self, count: int) -> None:
+        while len(self._waiting) > count:
+            work, daemon = self._waiting.pop()
+            daemon.close()
+            self._spawner.run([["rmtree", work]])
         while self._lazy and len(self._waiting) < count:
             self._waiting.append(self._serve_pages())
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapruntime.bench.compare import LEAST_SAMPLES
 from snapruntime.bench.document import Cell, Document
 from snapruntime.bench.plan import NO_WORKLOAD
-from snapruntime.bench.stats import Interval, median, ratio_interval
+from snapruntime.bench.stats import LEAST_SAMPLES, Interval, median, ratio_interval
 
 #: A cell and one of its metrics.
 Where = tuple[Cell, str]
@@ -33,6 +32,13 @@ class Target:
     def written(self) -> str:
         """The limit as people write it: "≤ 1/4"."""
         return f"≤ {self.limit:g}" if self.limit >= 1 else f"≤ 1/{1 / self.limit:g}"
+
+    @property
+    def judged_by(self) -> str:
+        """The rows that decide: "pandas ours / pandas criu: first_answer"; what other workloads give does not."""
+        (above, metric), (below, other) = self.above, self.below
+        of = metric if metric == other else f"{metric} / {other}"
+        return f"{above} / {below}: {of}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,15 @@ class Unboxed(Sandbox):
         return []
 
     def prepare(self, tmp: str | None) -> Plan:
-        # Made once per snapshot, as the sandbox's root is. What is mounted below `/` is not there with it.
+        # Made once per snapshot, as the sandbox's root is. What is mounted below `/` is not there with it, nor is what
+        # our own /var hides.
         folders = {"/dev", "/tmp", "/usr", "/etc", *(bind.path for bind in self.binds)}
-        shown = {path: path for path in sorted(folders) if os.stat(path).st_dev != os.stat("/").st_dev}
+        root_device = os.stat("/").st_dev
+        shown = {
+            path: path
+            for path in sorted(folders)
+            if os.stat(path).st_dev != root_device or os.path.realpath(path).startswith("/var/")
+        }
         shown |= {RUNTIME_FOLDER: self.runtime, HOOKS_FOLDER: self.hooks, "/tmp": "/tmp"}
         root = self.root
         plan: Plan = [["mkdir", root, 0o755], ["mount", "/", root, None, linux.MS_BIND, ""]]

@@ -72,7 +72,10 @@ class Way(ABC):
         """What a request begins with. Raises WayError, or what the runtime raises."""
 
     def settle(self, count: int) -> None:  # noqa: B027 - most have nothing ahead.
-        """Have all that can be made ahead of `count` requests made."""
+        """Have ahead what is made ahead of `count` requests: all of it, and nothing that others left over.
+
+        What were left over would serve the next requests, and save what their rate has to pay for.
+        """
 
     def close(self) -> None:  # noqa: B027 - some have nothing to give back.
         """Give everything back; not the snapshot, which ways share."""
@@ -148,12 +151,13 @@ class Parked(Way):
         return OfInstance(self._copies.get_nowait().resume())
 
     def settle(self, count: int) -> None:
+        while self._copies.qsize() > count:
+            self._copies.get_nowait().close()
         while self._copies.qsize() < count:
             self._copies.put(self._snapshot.park())
 
     def close(self) -> None:
-        while not self._copies.empty():
-            self._copies.get_nowait().close()
+        self.settle(0)
 
 
 class Cold(Way):
@@ -202,9 +206,9 @@ class _OverSocket(Alive):
             self._process.wait()
 
 
-def _bare(case: Case, how: str, far: socket.socket) -> subprocess.Popen[bytes]:
+def _bare(python: str, case: Case, how: str, far: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, str(BARE), str(case.path), how, str(far.fileno())],
+        [python, str(BARE), str(case.path), how, str(far.fileno())],
         env={"PATH": os.defpath, **case.environment},
         stdin=subprocess.DEVNULL,
         pass_fds=[far.fileno()],
@@ -217,27 +221,38 @@ class ColdBare(Way):
 
     splits = False
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, python: str = sys.executable) -> None:
         self._case = case
+        self._python = python
 
     def start(self) -> Alive:
         ours, far = socket.socketpair()
         with far:
-            return _OverSocket(ours, _bare(self._case, "once", far))
+            return _OverSocket(ours, _bare(self._python, self._case, "once", far))
 
 
 class Fork(Way):
     """os.fork() of a process that has loaded and warmed the handler, outside of any sandbox."""
 
     splits = False
+    process: subprocess.Popen[bytes] | None = None
 
-    def __init__(self, case: Case) -> None:
-        self._control, far = socket.socketpair()
-        with far:
-            self.process = _bare(case, "serve", far)
-        if self._control.recv(1) != b"!":
+    def __init__(self, case: Case, python: str = sys.executable) -> None:
+        self._case = case
+        self._python = python
+        self.settle(1)
+
+    def settle(self, count: int) -> None:
+        """One process serves however many; none is there where nothing is to be."""
+        if count == 0:
             self.close()
-            raise WayError("the process to be forked did not come to life")
+        elif self.process is None:
+            self._control, far = socket.socketpair()
+            with far:
+                self.process = _bare(self._python, self._case, "serve", far)
+            if self._control.recv(1) != b"!":
+                self.close()
+                raise WayError("the process to be forked did not come to life")
 
     def start(self) -> Alive:
         ours, far = socket.socketpair()
@@ -246,11 +261,12 @@ class Fork(Way):
         return _Forked(ours)
 
     def close(self) -> None:
-        self._control.close()
-        if self.process.returncode is None:
+        if self.process is not None:
+            self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # With all that it has forked.
             self.process.wait()
+            self.process = None
 
 
 class _Forked(_OverSocket):
@@ -287,8 +303,9 @@ class Pass(Way):
 
     splits = False
 
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+
     def start(self) -> Alive:
-        subprocess.run(
-            [sys.executable, "-c", "pass"], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, check=True
-        )  # fmt: skip
+        subprocess.run([self._python, "-c", "pass"], env={"PATH": os.defpath}, stdin=subprocess.DEVNULL, check=True)
         return _Done()

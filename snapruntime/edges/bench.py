@@ -74,9 +74,11 @@ def bench(
     report in Markdown, and plots. Ctrl-C ends it and keeps what was measured. A response that is not what it must be
     ends it with exit code 1.
 
-    With --compare, exit code 0 means that nothing got worse beyond noise, 6 that something did: the samples differ by
-    Mann and Whitney's test (1 %, corrected for the number of rows), and the 95 % interval of the ratio of medians lies
-    beyond 5 % and beyond what `python -c pass` and the other controls changed by.
+    With --compare, exit code 0 means that nothing got worse beyond noise, 6 that something did, 2 that a file is no
+    result of this command. Worse is what Mann and Whitney's test finds slower or larger by more than 5 % (bursts and
+    cold caches: 10 %) beyond what `python -c pass` and the other controls changed by, at 1 % corrected for the number
+    of rows; of each burst its median is one sample. What only may have changed, since its samples are too few to tell,
+    is listed as `maybe`; a row that only one file has, as `gone` or `new`. Neither changes the exit code.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise HostError(

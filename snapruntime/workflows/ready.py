@@ -36,18 +36,21 @@ class Ready(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def keep(self, count: int, uses: int | None = None) -> None:
-        """Have `count` ready from now on; make `uses` at most, None for no limit."""
+        """Have `count` ready from now on; make `uses` at most, None for no limit. What is over is taken away."""
         with self._changed:
             self._count, self._uses = count, uses
+            over = [self._ready.popleft() for _ in range(len(self._ready) - count)]
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._work, name="snapruntime-ready", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # No more threads are to be had: then all is made when it is asked for.
                     self._count = 0
-                    return
-                self._thread = thread
+                else:
+                    self._thread = thread
             self._changed.notify_all()
+        for one in over:
+            self._discard(one)
 
     def wait(self) -> int:
         """Wait until as many are ready as are to be; returns how many are."""
@@ -115,6 +118,12 @@ class Ready(Generic[T]):
                     self._changed.notify_all()
                 continue
             with self._changed:
-                self._ready.append(made)
+                # Fewer may be wanted by now; but whoever waits for this one gets it.
+                kept = self._waiting or len(self._ready) < self._count
+                if kept:
+                    self._ready.append(made)
+            if not kept:
+                self._discard(made)
+            with self._changed:
                 self._making = False
                 self._changed.notify_all()

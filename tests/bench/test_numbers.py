@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapruntime import HostError
-from snapruntime.bench import document, host, plan, report, stats
+from snapruntime.bench import document, host, plan, plots, report, stats, stock
 from snapruntime.bench.compare import compare
 from snapruntime.bench.document import Cell, Document, Samples
-from snapruntime.bench.targets import judge
+from snapruntime.bench.targets import TARGETS, judge
 from snapruntime.edges import exits
 from snapruntime.edges.commands import commands
+from snapruntime.mechanisms import criu
 
 ROWS = (
     Cell("none", "python-pass"),
     Cell("hello", "cold-bare"),
     Cell("hello", "fork"),
-    *(Cell(workload, way) for workload in ("hello", "pandas", "memory-1024") for way in ("ours", "criu", "cold")),
+    *(
+        Cell(workload, way)
+        for workload in ("hello", "pandas", "memory-1024")
+        for way in ("ours", "plain", "criu", "cold")
+    ),
 )
 
 
@@ -56,10 +62,58 @@ def test_an_interval_needs_samples_beyond_the_percentile() -> None:
     assert low < 49 < high
 
 
-def test_a_p99_of_few_samples_is_marked() -> None:
-    few, enough = report.write(made({}, seed=1, n=99), []), report.write(made({}, seed=1, n=100), [])
-    assert "(" in next(line for line in few.splitlines() if line.startswith("| hello | ours |"))
-    assert "(" not in next(line for line in enough.splitlines() if line.startswith("| hello | ours |"))
+@pytest.mark.parametrize(
+    ("n", "p95", "p99"), [(19, True, True), (20, False, True), (99, False, True), (100, False, False)]
+)
+def test_high_percentiles_of_few_samples_are_marked(n: int, p95: bool, p99: bool) -> None:
+    text = report.write(made({}, seed=1, n=n), [])
+    line = next(line for line in text.splitlines() if line.startswith("| hello | ours |"))
+    assert [cell.strip().startswith("(") for cell in line.split("|")[4:6]] == [p95, p99]
+    assert "is in parentheses" in text
+    assert f"| {n} |" in line
+    rows = [row for row in made({}, seed=1, n=n).rows if row["metric"] == "first_answer"]
+    assert all(row["p99"] >= row["p95"] >= row["p50"] for row in rows), "the JSON keeps them"
+
+
+@pytest.mark.parametrize(("bursts", "marked"), [(1, True), (4, True), (5, False)])
+def test_high_percentiles_of_few_bursts_are_marked(bursts: int, marked: bool) -> None:
+    """A hundred answers of one burst are no hundred samples."""
+    samples = Samples()
+    for _ in range(bursts):
+        for n in range(100):
+            samples.add(Cell("hello", "ours", "warm", 100), {"first_answer": 10.0 + n})
+        samples.add(Cell("hello", "ours", "warm", 100), {"rate": 50.0})
+    content = {**made({}, seed=1).content, "rows": samples.rows()}
+    line = next(line for line in report.write(Document(content), []).splitlines() if "| hello | ours | 100 |" in line)
+    assert [cell.strip().startswith("(") for cell in line.split("|")[5:7]] == [marked, marked]
+
+
+def test_every_way_can_be_told_from_the_others_and_from_white() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[first : first + 2], 16) / 255 for first in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    assert set(plots._COLOURS) == set(plots._MARKERS) == set(plan.WAYS)
+    for colour in plots._COLOURS.values():
+        assert 1.05 / (luminance(colour) + 0.05) > 2, f"{colour} on white"
+    looks = {(plots._COLOURS[way], plots._MARKERS[way], plots._DASHES.get(way, "-")) for way in plan.WAYS}
+    assert len(looks) == len(plan.WAYS)
+    assert plots._point("ours", 19)["markerfacecolor"] == "white" != plots._point("ours", 20)["markerfacecolor"]
+
+
+def test_the_report_says_what_stock_criu_is_without() -> None:
+    text = report.write(made({}, seed=1), [])
+    for name, value in criu._NO_BREAKPOINTS.items():
+        assert f"`{name}={value}`" in text
+        assert name not in Path(stock.__file__).read_text("utf-8"), "else the report must not say so"
+
+
+def test_mapped_memory_is_told_from_the_rest() -> None:
+    medians = {Cell("pandas", "criu"): 50.0, Cell("pandas", "plain"): 40.0, Cell("pandas", "ours"): 20.0}
+    line = next(line for line in report.write(made(medians, seed=1), []).splitlines() if "| pandas | 5" in line)
+    steps = [float(cell.split()[0]) for cell in line.split("|")[5:7]]
+    assert steps == pytest.approx([-10, -20], abs=2)
 
 
 def test_holm_corrects_for_the_number_of_rows() -> None:
@@ -171,3 +225,41 @@ def test_a_kernel_that_gives_up_idle_memory_is_told(tmp_path: Path, state: str, 
     (daemon / "state").write_text(state)
     (scheme / "action").write_text(action)
     assert host.pages_out(tmp_path) is said
+
+
+def test_each_target_says_by_which_workload_it_is_judged() -> None:
+    content = {**made({}, seed=1).content, "host": {"commit": "0123abc and changes"}}
+    text = report.write(Document(content), [])
+    assert "Measured: commit 0123abc, with changes that are not in it." in text
+    for target in TARGETS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {target.claim} |")]
+        for cell, _ in (target.above, target.below):
+            assert str(cell) in line.split("|")[2]
+        named = {"1 GiB": "memory-1024", "hello": "hello", "pandas": "pandas"}
+        of = [workload for word, workload in named.items() if word in target.claim]
+        assert target.above[0].workload in of or "(" in target.claim or target.claim.startswith("the same"), target
+    clean = report.write(Document({**content, "host": {"commit": "0123abc"}}), [])
+    assert "Measured: commit 0123abc, without changes." in clean
+
+
+def test_a_tree_with_changes_is_not_that_of_its_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        settings = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        done = subprocess.run(["git", *settings, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    here = tmp_path / "bench" / "deep"
+    here.mkdir(parents=True)
+    (here / "one.py").touch()
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    head = git("rev-parse", "HEAD")
+    assert host.commit(here) == head
+    (tmp_path / "bench" / "result.json").touch()
+    assert host.commit(here) == head, "results beside the code are none of it"
+    (tmp_path / "bench" / "two.py").touch()
+    assert host.commit(here) == f"{head} and changes"
+    (tmp_path / "bench" / "two.py").unlink()
+    (here / "one.py").write_text("changed")
+    assert host.commit(here) == f"{head} and changes"

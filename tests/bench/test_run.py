@@ -103,6 +103,35 @@ def replaced(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None
     monkeypatch.setattr(run, "CASES", (Case("hello", str(folder / "other.py"), hello.ask),))
 
 
+def test_no_way_starts_what_installing_for_editing_leaves(
+    monkeypatch: pytest.MonkeyPatch, criu_home: Path, code_root: Path
+) -> None:
+    """A handler that finds it answers wrongly, which ends the run."""
+    source = """
+        import sys
+        import pandas
+        found = [name for name in sys.modules if name.startswith("__editable___snapruntime")]
+        def lambda_handler(event, context):
+            return {"message": f"{found}" if found else f"Hello, {event['name']}!"}
+        """
+    replaced(monkeypatch, code_root / "bench-editable", source)
+    asked: list[str] = []
+    start = ways.Pass.start
+
+    def ask(self: ways.Pass) -> ways.Alive:
+        asked.append(self._python)
+        return start(self)
+
+    monkeypatch.setattr(ways.Pass, "start", ask)
+    it = measured(tiny("python-pass", "cold-bare", "cold", "criu", "ours", "fork"), criu_home)
+    assert it.failures == []
+    assert it.notes == [note for note in it.notes if "does not work" not in note]
+    (python,) = set(asked)
+    assert it.content()["host"]["interpreter"] == python
+    assert f"The bound is `{python} -c pass`" in report.write(Document(it.content()), [])
+    assert not Path(python).exists() or python == sys.executable
+
+
 def test_a_wrong_answer_ends_the_run(monkeypatch: pytest.MonkeyPatch, criu_home: Path, code_root: Path) -> None:
     source = """
         asked = 0

@@ -387,6 +387,25 @@ def test_who_waits_for_the_last_one_that_is_made_ahead_gets_it() -> None:
     ready.close()
 
 
+def test_one_that_is_being_made_when_fewer_are_wanted_is_taken_away() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    gone: list[int] = []
+
+    def make() -> int:
+        begun.set()
+        go_on.wait(10)
+        return 1
+
+    ready: Ready[int] = Ready(make, gone.append)
+    ready.keep(1)
+    begun.wait(10)
+    ready.keep(0)
+    go_on.set()
+    assert ready.wait() == 0
+    assert gone == [1]
+    ready.close()
+
+
 def test_a_supervisor_that_ends_with_an_answer_unread() -> None:
     """The kernel tells the spawner of a reset connection, not of its end: it ends in the same way, and says nothing."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -68,6 +68,18 @@ def test_no_more_are_made_than_will_be_used(snapshot: Snapshot) -> None:
     assert waiting(0) == []
 
 
+def test_what_is_over_when_fewer_are_wanted_is_taken_away(snapshot: Snapshot) -> None:
+    snapshot.keep_ready(4, 4)
+    assert snapshot.wait_ready() == 4
+    snapshot.keep_ready(1, 0)
+    assert snapshot.wait_ready() == 1
+    waiting(1)
+    assert answer(snapshot, "still answered") == "still answered"
+    snapshot.keep_ready(0)
+    assert snapshot.wait_ready() == 0
+    assert waiting(0) == []
+
+
 def test_many_at_once(snapshot: Snapshot) -> None:
     snapshot.keep_ready(4, 20)
     with ThreadPoolExecutor(8) as pool:
