@@ -1,8 +1,8 @@
 """Asynchronous invocations: accepted at once, tried in the background, tried again, given up to a dead-letter file.
 
 As on AWS: an event that the function fails at is tried again, after one minute and then two; one that cannot be tried
-(429, 500s) is tried again for as long as its maximum age allows, with pauses from one second to five minutes. What was
-given up is a line of JSON in HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
+(429, 500s) is tried again for as long as its maximum age allows, with pauses from one second to five minutes; one for a
+function that is stopped (a reserved concurrency of 0) is not tried at all. What was given up is a line of JSON in HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
 """
 
 from __future__ import annotations
@@ -146,6 +146,9 @@ class Events:
     def _deliver(self, event: QueuedEvent) -> None:
         try:
             settings = self._settings(event.function)
+            if settings.reserved_concurrency == 0:  # It is stopped: there is nothing to wait for.
+                self._give_up(event, "ZeroReservedConcurrency", event.attempts)
+                return
             if time.time() - event.accepted > settings.maximum_event_age_s:
                 self._give_up(event, "EventAgeExceeded", event.attempts)
                 return
