@@ -15,6 +15,7 @@ from snapruntime.values.service_errors import (
     ResourceConflictException,
     ResourceNotFoundException,
     SnapStartNotReadyException,
+    TooManyRequestsException,
     ValidationException,
 )
 
@@ -24,6 +25,13 @@ _FAILED = {
     "after_restore": "An after-restore hook failed",
     "invoke": "The function failed",
 }
+
+#: A command is alone with its reservation, so what is used up is one of 0.
+_STOPPED = (
+    "0 invocations at once are reserved for the function, which stops it. "
+    "`snapruntime publish HANDLER --name FUNCTION --reserve none` lets it run again."
+)
+_NO_ROOM = "This host had no room for another process in time: try again when less runs on it."
 
 _SERVICE_HINTS = (
     (ResourceNotFoundException, "alias", "`snapruntime show FUNCTION` lists its aliases."),
@@ -84,6 +92,8 @@ def _hint(error: SnapruntimeError) -> str:
         return f"{missing[2]} is neither in the code's folder nor in its Python's environment: --python names another."
     if isinstance(error, FunctionError) and error.phase == "after_restore" and error.code == "Sandbox.Timedout":
         return f"An after-restore hook did not end: a restore and its hooks have {RESTORE_LIMIT_S:g} s, as on Lambda."
+    if isinstance(error, TooManyRequestsException):
+        return _STOPPED if error.reason.startswith("Reserved") else _NO_ROOM
     # The API's errors are in AWS's own words, which say nothing of our commands.
     for kind, words, hint in _SERVICE_HINTS:
         if isinstance(error, kind) and words in error.message:
