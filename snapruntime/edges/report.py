@@ -12,6 +12,7 @@ from snapruntime.mechanisms.criu import CriuError
 from snapruntime.values.errors import FunctionError, SnapruntimeError, printable
 from snapruntime.values.model import RESTORE_LIMIT_S
 from snapruntime.values.service_errors import (
+    InvalidParameterValueException,
     ResourceConflictException,
     ResourceNotFoundException,
     SnapStartNotReadyException,
@@ -36,6 +37,7 @@ _NO_ROOM = "This host had no room for another process in time: try again when le
 _SERVICE_HINTS = (
     (ResourceNotFoundException, "alias", "`snapruntime show FUNCTION` lists its aliases."),
     (ResourceNotFoundException, "", "`snapruntime ls` lists the functions, `snapruntime show FUNCTION` its versions."),
+    (InvalidParameterValueException, "UnreservedConcurrentExecution", "`snapruntime show FUNCTION` tells what it has."),
     (ResourceConflictException, "aliases reference", "Have `snapruntime alias` point them elsewhere or delete them."),
     (ValidationException, "'functionName'", "A name has letters, digits, - and _ only; :VERSION or :ALIAS may follow."),
     (SnapStartNotReadyException, "", "Another process is making its snapshot: try again in a moment."),

@@ -2,7 +2,8 @@
 
 As on AWS: an event that the function fails at is tried again, after one minute and then two; one that cannot be tried
 (429, 500s) is tried again for as long as its maximum age allows, with pauses from one second to five minutes; one for a
-function that is stopped (a reserved concurrency of 0) is not tried at all. What was given up is a line of JSON in HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
+function that is stopped (a reserved concurrency of 0) is not tried at all. What was given up is a line of JSON in
+HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
 """
 
 from __future__ import annotations
