@@ -200,6 +200,12 @@ def test_concurrency(client: Any) -> None:
     )[0] == "InvalidParameterValueException"  # fmt: skip
 
 
+def test_code_whose_names_begin_with_the_folder_itself(client: Any) -> None:
+    code = {"ZipFile": zipped("def handler(event, context): return 1", "./app.py", **{"./": ""})}
+    name = create(client, "dotted", publish=False, Code=code)
+    assert client.invoke(FunctionName=name)["Payload"].read() == b"1"
+
+
 def test_urls(client: Any) -> None:
     name = create(client, "with-urls")
     client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
