@@ -10,8 +10,10 @@ from rich.text import Text
 
 from snapruntime.mechanisms.criu import CriuError
 from snapruntime.values.errors import FunctionError, SnapruntimeError, printable
+from snapruntime.values.function import ACCOUNT, REGION
 from snapruntime.values.model import RESTORE_LIMIT_S
 from snapruntime.values.service_errors import (
+    AccessDeniedException,
     InvalidParameterValueException,
     ResourceConflictException,
     ResourceNotFoundException,
@@ -35,6 +37,8 @@ _STOPPED = (
 _NO_ROOM = "This host had no room for another process in time: try again when less runs on it."
 
 _SERVICE_HINTS = (
+    (AccessDeniedException, "", f"The functions here are of account {ACCOUNT}: their names alone will do."),
+    (ResourceNotFoundException, "not reachable", f"The functions here are of {REGION}: their names alone will do."),
     (ResourceNotFoundException, "alias", "`snapruntime show FUNCTION` lists its aliases."),
     (ResourceNotFoundException, "", "`snapruntime ls` lists the functions, `snapruntime show FUNCTION` its versions."),
     (InvalidParameterValueException, "UnreservedConcurrentExecution", "`snapruntime show FUNCTION` tells what it has."),

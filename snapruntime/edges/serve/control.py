@@ -70,7 +70,7 @@ class ControlCalls:
 
     def create_function(self, call: Call) -> Reply:
         request = Fields.parse(call.body)
-        name = unqualified(request.required_text("FunctionName"))
+        name = unqualified(call, request.required_text("FunctionName"))
         request.refuse(_NOT_HERE)
         request.required_text("Role")
         configuration = FunctionConfiguration(

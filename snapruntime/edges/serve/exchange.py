@@ -26,6 +26,7 @@ class Call:
         headers: by name in lower case; where one came several times, joined by commas.
         body: all of it.
         peer: the client's IP address; "" for a unix socket.
+        operation: the call's name in the service model.
     """
 
     request_id: str
@@ -37,6 +38,12 @@ class Call:
     headers: Mapping[str, str]
     body: bytes
     peer: str
+    operation: str = ""
+
+    @property
+    def action(self) -> str:
+        """What policies call the call."""
+        return "InvokeFunction" if self.operation.startswith("Invoke") else self.operation
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,7 @@ class Frontend:
             headers=headers,
             body=body,
             peer=request.remote or "",
+            operation=operation.name,
         )
         if signed:
             verify(SignedRequest(call.method, raw_path, raw_query, headers, body), self.keys or {})
