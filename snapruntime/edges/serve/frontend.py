@@ -132,6 +132,7 @@ class Frontend:
             _log.exception("A mistake in snapruntime itself, at %s %s", request.method, request.path)
             reply = reply_error(ServiceException("This is a mistake in snapruntime itself; its log says more."))
         response, pieces = _response(reply, request_id)
+        self.connections.answer(request)
         await send(request, response, pieces)
         if started:
             self._observe(name, reply.status, time.perf_counter() - started)
