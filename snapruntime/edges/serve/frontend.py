@@ -19,11 +19,11 @@ from aiohttp import web
 
 from snapruntime.edges.serve.api import Operation, Routes
 from snapruntime.edges.serve.clients import Bodies, Connections, LostClientError, drop, send
-from snapruntime.edges.serve.exchange import Call, Reply, reply_error
+from snapruntime.edges.serve.exchange import Call, Reply, reply_error, unsendable
 from snapruntime.edges.serve.pages import Pages
 from snapruntime.edges.serve.sigv4 import Key, SignedRequest, verify
 from snapruntime.edges.serve.urls import FunctionUrls
-from snapruntime.values.errors import SnapruntimeError, UsageError
+from snapruntime.values.errors import SnapruntimeError, UsageError, printable
 from snapruntime.values.service_errors import (
     AccessDeniedException,
     InvalidParameterValueException,
@@ -131,6 +131,13 @@ class Frontend:
         except Exception:
             _log.exception("A mistake in snapruntime itself, at %s %s", request.method, request.path)
             reply = reply_error(ServiceException("This is a mistake in snapruntime itself; its log says more."))
+        if (header := unsendable(reply)) is not None:
+            where = printable(f"{request.method} {request.headers.get('Host', '')}{request.path}")
+            _log.error("The answer to %s cannot be sent: %s is no header that HTTP has.", where, printable(header))
+            hint = "If it is of a function URL's CORS, UpdateFunctionUrlConfig mends it."
+            reply = reply_error(
+                ServiceException(f"The answer has a header that cannot be sent: {header!a}.", hint=hint)
+            )
         response, pieces = _response(reply, request_id)
         self.connections.answer(request)
         await send(request, response, pieces)
