@@ -14,13 +14,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.mechanisms.folders import fsync
+from snapruntime.mechanisms.threads import Threads
 from snapruntime.values.answer import Answer, Limits
 from snapruntime.values.function import FunctionSettings, function_arn
 from snapruntime.values.service_errors import (
@@ -71,7 +71,7 @@ class Events:
         self._trying: dict[int, str] = {}  # An event's id, and its function.
         self._ending = False
         self._writing = threading.Lock()
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "snapruntime-event")
+        self._pool = Threads(_AT_ONCE, "snapruntime-event")
         self._thread = threading.Thread(target=self._work, name="snapruntime-events", daemon=True)
         self._thread.start()
 

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from support import wait_until
 
-from serve.conftest import Held, Serve, Server
+from serve.conftest import LIMIT_S, Held, Serve, Server
 from serve.test_invoke import MAX_PAYLOAD, raw_invoke, result_of
 
 INVOKE = "POST /2015-03-31/functions/echo/invocations?Qualifier=1 HTTP/1.1\r\nHost: localhost\r\n"
@@ -273,6 +274,28 @@ def test_a_flood(server: Server, client: Any, echo: str) -> None:
         for thread in threads:
             thread.join()
     assert set(statuses) == {400}
+
+
+def test_what_a_flood_took_is_given_back(serve: Serve, echo: str) -> None:
+    """Threads end, and the memory that large answers were in goes back to the host."""
+    server = serve()
+    process = psutil.Process(server.process.pid)
+    assert raw_invoke(server, echo, b"{}").status == 200
+    threads, resident = process.num_threads(), process.memory_info().rss
+    asked, most = json.dumps({"answer": "x" * 1_000_000}).encode(), [0, 0]
+
+    def ask(_: int) -> int:
+        status = raw_invoke(server, echo, asked).status
+        most[:] = max(most[0], process.num_threads()), max(most[1], process.memory_info().rss)
+        return status
+
+    with ThreadPoolExecutor(100) as pool:
+        assert set(pool.map(ask, range(200))) == {200}
+    assert most[0] > threads + 20
+    assert most[1] > resident + (100 << 20)
+    wait_until(lambda: process.num_threads() <= threads + 4, "the threads end", seconds=LIMIT_S)
+    wait_until(lambda: process.memory_info().rss < resident + (24 << 20), "memory is given back", seconds=LIMIT_S)
+    assert raw_invoke(server, echo, b"{}").status == 200
 
 
 def test_pages_of_the_web(server: Server, echo: str) -> None:
