@@ -18,6 +18,7 @@ from snapruntime.edges.interrupt import Stopper
 from snapruntime.edges.output import Output, RequestLog
 from snapruntime.edges.run import parse_environment, run
 from snapruntime.edges.serve import shapes
+from snapruntime.values.answer import Limits
 from snapruntime.values.errors import SnapruntimeError, UsageError
 from snapruntime.values.function import ApplyOn, FunctionConfiguration, FunctionVersion, State, is_number
 from snapruntime.values.model import Function
@@ -28,10 +29,13 @@ from snapruntime.values.service_errors import (
 )
 from snapruntime.workflows.configuration import runtime_of
 from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.reservations import check_reservation, reserve
 from snapruntime.workflows.resolve import resolve_function
 from snapruntime.workflows.runtime import Runtime
 from snapruntime.workflows.versions import Versions
 
+#: Invocations at once of which some can be reserved: what `serve` has unless it is told otherwise.
+_TOTAL = Limits().concurrency
 #: Options of `run` that say what function it is; they mean the same here. By their fields of FunctionConfiguration.
 _OF_THE_FUNCTION = {
     "environment": ("environment",),
@@ -159,8 +163,8 @@ def _changes(function: Function, given: set[str], options: Mapping[str, Any]) ->
 def _settings(reuse: bool | None, reserve: str | None) -> dict[str, Any]:
     settings: dict[str, Any] = {} if reuse is None else {"reuse": "reuse" if reuse else "fresh"}
     if reserve is not None:
-        if reserve != "none" and not is_number(reserve):
-            raise UsageError(f"--reserve {reserve}: a number of invocations at once, or none.")
+        if reserve != "none" and not (is_number(reserve) and len(reserve) < 10):
+            raise UsageError(f"--reserve {reserve[:20]}: a number of invocations at once, or none.")
         settings["reserved_concurrency"] = None if reserve == "none" else int(reserve)
     return settings
 
@@ -170,10 +174,14 @@ def _apply_on(snap_start: bool) -> ApplyOn:
 
 
 def _publish(functions: Functions, order: Order, output: Output, stopper: Stopper) -> FunctionVersion:
-    name = order.function.name
+    name, settings = order.function.name, dict(order.settings)
+    # Before there is a version that would have to go again.
+    check_reservation(functions, name, settings.get("reserved_concurrency"), _TOTAL)
     version, is_new = _freeze(functions, order)
-    if order.settings:
-        functions.change_settings(name, **order.settings)
+    if "reserved_concurrency" in settings:
+        reserve(functions, name, settings.pop("reserved_concurrency"), _TOTAL)
+    if settings:
+        functions.change_settings(name, **settings)
     if version.state is State.PENDING:
         version = _prepare(functions, version, output, stopper)
     elif not is_new:

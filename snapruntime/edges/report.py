@@ -10,11 +10,15 @@ from rich.text import Text
 
 from snapruntime.mechanisms.criu import CriuError
 from snapruntime.values.errors import FunctionError, SnapruntimeError, printable
+from snapruntime.values.function import ACCOUNT, REGION
 from snapruntime.values.model import RESTORE_LIMIT_S
 from snapruntime.values.service_errors import (
+    AccessDeniedException,
+    InvalidParameterValueException,
     ResourceConflictException,
     ResourceNotFoundException,
     SnapStartNotReadyException,
+    TooManyRequestsException,
     ValidationException,
 )
 
@@ -25,9 +29,19 @@ _FAILED = {
     "invoke": "The function failed",
 }
 
+#: A command is alone with its reservation, so what is used up is one of 0.
+_STOPPED = (
+    "0 invocations at once are reserved for the function, which stops it. "
+    "`snapruntime publish HANDLER --name FUNCTION --reserve none` lets it run again."
+)
+_NO_ROOM = "This host had no room for another process in time: try again when less runs on it."
+
 _SERVICE_HINTS = (
+    (AccessDeniedException, "", f"The functions here are of account {ACCOUNT}: their names alone will do."),
+    (ResourceNotFoundException, "not reachable", f"The functions here are of {REGION}: their names alone will do."),
     (ResourceNotFoundException, "alias", "`snapruntime show FUNCTION` lists its aliases."),
     (ResourceNotFoundException, "", "`snapruntime ls` lists the functions, `snapruntime show FUNCTION` its versions."),
+    (InvalidParameterValueException, "UnreservedConcurrentExecution", "`snapruntime show FUNCTION` tells what it has."),
     (ResourceConflictException, "aliases reference", "Have `snapruntime alias` point them elsewhere or delete them."),
     (ValidationException, "'functionName'", "A name has letters, digits, - and _ only; :VERSION or :ALIAS may follow."),
     (SnapStartNotReadyException, "", "Another process is making its snapshot: try again in a moment."),
@@ -84,6 +98,8 @@ def _hint(error: SnapruntimeError) -> str:
         return f"{missing[2]} is neither in the code's folder nor in its Python's environment: --python names another."
     if isinstance(error, FunctionError) and error.phase == "after_restore" and error.code == "Sandbox.Timedout":
         return f"An after-restore hook did not end: a restore and its hooks have {RESTORE_LIMIT_S:g} s, as on Lambda."
+    if isinstance(error, TooManyRequestsException):
+        return _STOPPED if error.reason.startswith("Reserved") else _NO_ROOM
     # The API's errors are in AWS's own words, which say nothing of our commands.
     for kind, words, hint in _SERVICE_HINTS:
         if isinstance(error, kind) and words in error.message:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from snapruntime.values.function import ALIAS_LIMIT, LATEST, NAME_LIMIT
-from snapruntime.values.service_errors import InvalidParameterValueException, ValidationException, broken_constraint
+from snapruntime.values.function import ACCOUNT, ALIAS_LIMIT, LATEST, NAME_LIMIT, REGION
+from snapruntime.values.service_errors import (
+    AccessDeniedException,
+    InvalidParameterValueException,
+    ResourceNotFoundException,
+    ValidationException,
+    broken_constraint,
+)
 
-#: The service model's NamespacedFunctionName, with names for the two parts that matter here.
+#: The service model's NamespacedFunctionName, with names for the parts that matter here.
 _NAME = re.compile(
-    r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?"
+    r"(arn:(?P<partition>aws[a-zA-Z-]*)?:lambda:)?"
+    r"(?P<region>(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(?P<account>\d{12}:)?(function:)?"
     r"(?P<name>[a-zA-Z0-9-_]+)(:(?P<qualifier>\$LATEST|[a-zA-Z0-9-_]+))?"
 )
 _QUALIFIER = re.compile(r"\$LATEST|[a-zA-Z0-9-_]+")
+_OURS = {"account": ACCOUNT, "region": REGION}
 _ALIAS = re.compile(r"(?!^[0-9]+$)([a-zA-Z0-9-_]+)")
 
 
@@ -34,20 +42,24 @@ class Reference:
         return self.qualifier or LATEST
 
 
-def parse_reference(text: str, qualifier: str | None = None) -> Reference:
+def parse_reference(text: str, qualifier: str | None = None, *, action: str = "InvokeFunction") -> Reference:
     """Read what a caller wrote.
 
     Args:
         text: a name, partial ARN or ARN, decoded.
         qualifier: what the request says beside it.
+        action: what is to be done with it, as policies name it.
 
     Raises:
         ValidationException: it fits no pattern.
+        AccessDeniedException: it is another account's.
+        ResourceNotFoundException: it is of another region or partition.
         InvalidParameterValueException: it is too long; or there are two qualifiers that differ.
     """
     found = _NAME.fullmatch(text)
     if found is None:
-        raise _invalid("functionName", text, _NAME.pattern.replace("?P<name>", "").replace("?P<qualifier>", ""))
+        raise _invalid("functionName", text, re.sub(r"\?P<\w+>", "", _NAME.pattern))
+    _check_ours(found, text, action)
     name, within = found["name"], found["qualifier"]
     if len(name) > NAME_LIMIT:
         raise _too_long("functionName", name, NAME_LIMIT)
@@ -58,6 +70,21 @@ def parse_reference(text: str, qualifier: str | None = None) -> Reference:
             "The derived qualifier from the function name does not match the specified qualifier."
         )
     return Reference(name, qualifier or within or None)
+
+
+def _check_ours(found: re.Match[str], text: str, action: str) -> None:
+    """Functions of others have the same names: who names one must not get ours. In AWS's words, and in its order."""
+    account, region = (found[part].rstrip(":") if found[part] else ours for part, ours in _OURS.items())
+    if account != ACCOUNT:
+        arn = ":".join(filter(None, ["arn:aws:lambda", region, account, "function", found["name"], found["qualifier"]]))
+        raise AccessDeniedException(
+            f"User: arn:aws:iam::{ACCOUNT}:root is not authorized to perform: lambda:{action} on resource: {arn} "
+            f"because no resource-based policy allows the lambda:{action} action"
+        )
+    if region != REGION:
+        raise ResourceNotFoundException(f"Functions from '{region}' are not reachable in this region ('{REGION}')")
+    if found["partition"] not in (None, "aws"):
+        raise ResourceNotFoundException(f"Function not found: {text}")
 
 
 def check_function_name(name: str) -> None:

@@ -6,12 +6,15 @@ in use or not.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 
+from snapruntime.workflows.reservations import least_unreserved
 from snapruntime.workflows.turns import Turns
 
+_log = logging.getLogger("snapruntime.concurrency")
 #: How old what is known of others' reservations may be, seconds: they are changed by other processes too.
 _KNOWN_S = 2.0
 
@@ -60,6 +63,13 @@ class Concurrency:
         shared = max(0, self._total - sum(reservations.values()))
         if self._shared.limit != shared:
             self._shared.limit = shared
+            # `publish` does not know how many there are here.
+            if shared < least_unreserved(self._total):
+                names = ", ".join(sorted(name for name, count in reservations.items() if count))
+                _log.warning(
+                    "Of %d invocations at once, %d are reserved for %s: all other functions have %d.",
+                    *(self._total, sum(reservations.values()), names, shared),
+                )
 
     @property
     def waiting(self) -> int:

@@ -1,8 +1,9 @@
 """Asynchronous invocations: accepted at once, tried in the background, tried again, given up to a dead-letter file.
 
 As on AWS: an event that the function fails at is tried again, after one minute and then two; one that cannot be tried
-(429, 500s) is tried again for as long as its maximum age allows, with pauses from one second to five minutes. What was
-given up is a line of JSON in HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
+(429, 500s) is tried again for as long as its maximum age allows, with pauses from one second to five minutes; one for a
+function that is stopped (a reserved concurrency of 0) is not tried at all. What was given up is a line of JSON in
+HOME/dead-letters/NAME.jsonl, of the form that AWS's on-failure destinations get.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.mechanisms.folders import fsync
+from snapruntime.mechanisms.threads import Threads
 from snapruntime.values.answer import Answer, Limits
 from snapruntime.values.function import FunctionSettings, function_arn
 from snapruntime.values.service_errors import (
@@ -70,7 +71,7 @@ class Events:
         self._trying: dict[int, str] = {}  # An event's id, and its function.
         self._ending = False
         self._writing = threading.Lock()
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "snapruntime-event")
+        self._pool = Threads(_AT_ONCE, "snapruntime-event")
         self._thread = threading.Thread(target=self._work, name="snapruntime-events", daemon=True)
         self._thread.start()
 
@@ -146,6 +147,9 @@ class Events:
     def _deliver(self, event: QueuedEvent) -> None:
         try:
             settings = self._settings(event.function)
+            if settings.reserved_concurrency == 0:  # It is stopped: there is nothing to wait for.
+                self._give_up(event, "ZeroReservedConcurrency", event.attempts)
+                return
             if time.time() - event.accepted > settings.maximum_event_age_s:
                 self._give_up(event, "EventAgeExceeded", event.attempts)
                 return

@@ -80,6 +80,21 @@ def test_settings_of_the_function_as_a_whole(cli: Cli) -> None:
     assert cli("publish", "echo.py", "--reserve", "-1").returncode == exits.USAGE
 
 
+def test_what_is_reserved_leaves_some_for_the_others(cli: Cli) -> None:
+    """A tenth of 1000, as by PutFunctionConcurrency; what is refused has published nothing."""
+    published(cli("publish", "echo.py", "--name", "f", "--no-snapshot", "--reserve", "800"))
+    for name in ("f", "g"):
+        refused = cli("publish", "echo.py", "--name", name, "--reserve", {"f": "901", "g": "101"}[name])
+        assert refused.returncode == exits.USAGE
+        assert "UnreservedConcurrentExecution below its minimum value of [100]." in refused.stderr
+        assert "snapruntime show" in refused.stderr
+    assert cli("show", "g").returncode == exits.USAGE, "there is none"
+    assert len(document(cli("show", "f", "--json"))["Versions"]) == 1
+    published(cli("publish", "echo.py", "--name", "f", "--no-snapshot", "--reserve", "900"))
+    published(cli("publish", "echo.py", "--name", "g", "--no-snapshot", "--reserve", "0"))
+    assert cli("publish", "echo.py", "--name", "g", "--reserve", "9" * 5000).returncode == exits.USAGE
+
+
 def test_json_is_the_apis(cli: Cli) -> None:
     """The keys are those of botocore's FunctionConfiguration, so that programs need one reader for both."""
     import botocore.session

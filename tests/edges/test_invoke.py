@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edges.conftest import Cli
+from snapruntime.edges import exits
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -90,3 +91,14 @@ def test_an_event_that_is_none(cli: Cli, echo: str) -> None:
     done = cli("invoke", echo, "--event", "{no")
     assert done.returncode == 2
     assert "not JSON" in done.stderr
+
+
+def test_a_function_that_is_stopped(cli: Cli) -> None:
+    assert cli("publish", "echo.py", "--name", "stopped", "--reserve", "0", "--no-snapshot").returncode == 0
+    done = cli("invoke", "stopped:1")
+    assert done.returncode == exits.USAGE
+    assert done.stderr.startswith("Error: Rate Exceeded.\n0 invocations at once are reserved for the function")
+    assert "--reserve none" in done.stderr
+    assert cli("publish", "echo.py", "--name", "stopped", "--reserve", "none", "--no-snapshot").returncode == 0
+    assert cli("invoke", "stopped:1").returncode == 0
+    assert cli("rm", "stopped").returncode == 0

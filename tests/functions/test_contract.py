@@ -92,7 +92,7 @@ def test_limits_are_the_models() -> None:
 
 
 def test_names_are_read_by_the_models_patterns() -> None:
-    ours = reference._NAME.pattern.replace("?P<name>", "").replace("?P<qualifier>", "")
+    ours = re.sub(r"\?P<\w+>", "", reference._NAME.pattern)
     assert ours == SHAPES["FunctionName"].metadata["pattern"]
     assert reference._ALIAS.pattern == SHAPES["Alias"].metadata["pattern"]
 
@@ -107,11 +107,37 @@ def test_names_are_read_by_the_models_patterns() -> None:
         ("123456789012:function:f", None, "f", None),
         ("arn:aws:lambda:us-east-1:123456789012:function:f", "live", "f", "live"),
         ("arn:aws:lambda:us-east-1:123456789012:function:f:7", "7", "f", "7"),
-        ("arn:aws-cn:lambda:cn-north-1:123456789012:function:f:7", None, "f", "7"),
+        ("us-east-1:123456789012:f:7", None, "f", "7"),
     ],
 )
 def test_references(text: str, qualifier: str | None, name: str, found: str | None) -> None:
     assert reference.parse_reference(text, qualifier) == reference.Reference(name, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        (
+            "arn:aws:lambda:us-east-1:999999999999:function:f:7",
+            "AccessDeniedException",
+            "us-east-1:999999999999:function:f:7",
+        ),
+        ("999999999999:function:f", "AccessDeniedException", "us-east-1:999999999999:function:f because"),
+        (
+            "arn:aws:lambda:eu-west-1:999999999999:function:f",
+            "AccessDeniedException",
+            "eu-west-1:999999999999:function:f",
+        ),
+        ("arn:aws:lambda:eu-west-1:123456789012:function:f", "ResourceNotFoundException", "region ('us-east-1')"),
+        ("eu-west-1:123456789012:f", "ResourceNotFoundException", "Functions from 'eu-west-1' are not reachable"),
+        ("arn:aws-cn:lambda:cn-north-1:123456789012:function:f", "ResourceNotFoundException", "'cn-north-1'"),
+        ("arn:aws-cn:lambda:us-east-1:123456789012:function:f", "ResourceNotFoundException", "found: arn:aws-cn:"),
+    ],
+)
+def test_references_to_what_is_not_ours(text: str, error: str, said: str) -> None:
+    with pytest.raises(service_errors.ServiceError) as caught:
+        reference.parse_reference(text)
+    assert (caught.value.name, said in caught.value.message) == (error, True), caught.value.message
 
 
 @pytest.mark.parametrize("text", ["", "a b", "f:1:2:3", "ä", "f/g", "f:", "f\n"])

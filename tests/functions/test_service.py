@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from snapruntime.values.service_errors import (
     ValidationException,
 )
 from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.reservations import reserve
 
 ARN = "arn:aws:lambda:us-east-1:123456789012:function"
 
@@ -392,6 +394,37 @@ def test_settings(functions: Functions, changes: dict[str, Any]) -> None:
     functions.publish("f")
     assert functions.version("f").version == "$LATEST", "changing them keeps versions and aliases"
     assert len(functions.versions("f")) == 2
+
+
+def test_of_two_who_reserve_at_once_the_last_is_refused(functions: Functions) -> None:
+    functions.create("g", configured(), code(1))
+    found: list[object] = []
+
+    def ask(name: str) -> None:
+        try:
+            found.append(reserve(functions, name, 60, 100).reserved_concurrency)
+        except InvalidParameterValueException as error:
+            found.append(error.message.rpartition("below")[2])
+
+    with functions.database.changing():  # Both have come before either is answered.
+        asking = [threading.Thread(target=ask, args=(name,)) for name in ("f", "g")]
+        for thread in asking:
+            thread.start()
+    for thread in asking:
+        thread.join()
+    assert sorted(found, key=str) == [" its minimum value of [10].", 60]
+    assert list(functions.reserved().values()) == [60]
+
+
+@pytest.mark.parametrize(("wanted", "left"), [(0, True), (None, True), (30, True), (31, False)])
+def test_what_may_be_reserved(functions: Functions, wanted: int | None, left: bool) -> None:
+    functions.create("g", configured(), code(1))
+    reserve(functions, "g", 60, 100)
+    if left:
+        assert reserve(functions, "f", wanted, 100).reserved_concurrency == wanted
+        return
+    with pytest.raises(InvalidParameterValueException, match="UnreservedConcurrentExecution below"):
+        reserve(functions, "f", wanted, 100)
 
 
 def test_the_folder_must_be_ours(tmp_path: Path) -> None:

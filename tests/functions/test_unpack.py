@@ -68,11 +68,48 @@ def test_a_zip_file_of_another_system_has_no_modes(into: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "/evil", "a/../../evil", "a/./b", "a//b", "..", "\\\\evil", "a\\..\\..\\evil", "./handler.py"],
+    [
+        "../evil",
+        "/evil",
+        "a/../../evil",
+        "a//b",
+        "..",
+        "\\\\evil",
+        "a\\..\\..\\evil",
+        "./../evil",
+        ".//evil",
+        "./..",
+        "a/..",
+    ],
 )
 def test_names_that_lead_elsewhere_are_refused(into: Path, name: str) -> None:
     with pytest.raises(InvalidParameterValueException, match="leads elsewhere"):
         unpack_zip(zipped({"handler.py": "", name: "evil"}), into)
+    assert outside(into) == []
+
+
+def test_names_that_begin_with_the_folder_itself(into: Path) -> None:
+    """As `zip -r code.zip ./` and Java's tools write them; AWS takes them."""
+    unpack_zip(zipped({"./": "", "./handler.py": "x = 1", "././package/./": "", "./package/./data.bin": b"1"}), into)
+    assert sorted(str(path.relative_to(into)) for path in into.rglob("*")) == [
+        *("handler.py", "package", "package/data.bin")
+    ]
+    assert (into / "handler.py").read_text() == "x = 1"
+
+
+@pytest.mark.parametrize(
+    ("names", "links"),
+    [
+        (["handler.py", "./handler.py"], {}),
+        (["a/./b", "a/b"], {}),
+        (["."], {}),
+        (["."], {".": LINK}),
+        (["./link", "link/file"], {"./link": LINK}),
+    ],
+)
+def test_one_place_by_two_names_is_refused(into: Path, names: list[str], links: dict[str, int]) -> None:
+    with pytest.raises(InvalidParameterValueException, match="safely"):
+        unpack_zip(zipped(dict.fromkeys(names, "b"), links), into)
     assert outside(into) == []
 
 

@@ -140,6 +140,25 @@ def test_a_failing_hook_is_the_functions_failure(lab: Lab, kind: type[ServiceErr
     assert letter["responsePayload"] == {"errorType": kind.__name__, "errorMessage": "LookupError: no key"}
 
 
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_events_of_a_stopped_function_are_given_up_at_once(lab: Lab, attempts: int) -> None:
+    """As on AWS: they neither wait for hours, nor come all at once when it may run again."""
+    lab.settings = FunctionSettings(reserved_concurrency=0)
+    lab.queue.add(event(payload=b'{"order": 7}'), time.time())
+    if attempts:
+        (waiting,) = lab.queue.due(time.time(), set(), 1, [])
+        lab.queue.postpone(waiting, time.time(), failed=True)
+    lab.start()
+    lab.done()
+    assert not lab.tried
+    (letter,) = lab.dead_letters()
+    assert letter["requestContext"]["condition"] == "ZeroReservedConcurrency"
+    assert letter["requestContext"]["approximateInvokeCount"] == attempts
+    assert letter["requestPayload"] == {"order": 7}
+    assert "responseContext" not in letter
+    assert lab.given_up == ["f"]
+
+
 def test_what_fails_first_may_succeed_then(lab: Lab) -> None:
     lab.outcome = lambda one: answer() if one.attempts else FAILED
     lab.start()

@@ -192,6 +192,16 @@ def test_what_is_reserved_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> No
     own.give()
 
 
+def test_reservations_that_leave_the_others_too_little_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """`publish` takes 1000 for granted: a server that has fewer says so."""
+    limits = Concurrency(100, lambda: {"stopped": 0, "greedy": 90})
+    limits.turns("other", None)
+    assert not caplog.records, "a tenth is enough"
+    limits.turns("greedy", 95)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "Of 100 invocations at once, 95 are reserved for greedy: all other functions have 5."
+
+
 def test_what_a_caller_has_just_read_counts_at_once() -> None:
     limits = Concurrency(10, dict)
     assert limits.turns("f", None).limit == 10

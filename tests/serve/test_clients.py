@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ import psutil
 import pytest
 from support import wait_until
 
-from serve.conftest import Serve, Server
+from serve.conftest import LIMIT_S, Held, Serve, Server
 from serve.test_invoke import MAX_PAYLOAD, raw_invoke, result_of
 
 INVOKE = "POST /2015-03-31/functions/echo/invocations?Qualifier=1 HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def request_of(body: bytes) -> bytes:
+    return f"{INVOKE}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @contextmanager
@@ -182,6 +187,52 @@ def test_clients_that_say_nothing_or_go_away(server: Server, client: Any, echo: 
     assert_serves(client)
 
 
+def test_clients_that_have_said_all_are_answered(server: Server, echo: str, held: Held) -> None:
+    """They end their half of the connection after the request: with it, before or while it is answered."""
+    request = request_of(b'{"n": 1}')
+    for _ in range(20):
+        with connected(server) as other:
+            other.sendall(request * 3)
+            other.shutdown(socket.SHUT_WR)
+            assert received_several(other, 3) == [{"n": 1}] * 3
+            assert received(other) == b"", "and the connection ends"
+    with connected(server) as other:
+        other.sendall(request_of(held.event.encode()))
+        held.wait()
+        other.shutdown(socket.SHUT_WR)
+        assert_serves(server.client())  # Until then the server has seen it.
+        held.let_go()
+        assert received(other).endswith(b'"done"')
+
+
+@pytest.mark.parametrize("beginning", [b"", request_of(b"{}")], ids=range(2))
+@pytest.mark.parametrize("cut", [b"", b"POST /2015", request_of(b'{"n": 1}')[:-1]], ids=range(3))
+def test_what_has_not_come_when_a_client_ends_is_not_waited_for(
+    server: Server, echo: str, beginning: bytes, cut: bytes
+) -> None:
+    with connected(server) as other:
+        other.settimeout(20)  # Silence alone would end it after 30 s.
+        other.sendall(beginning + cut)
+        other.shutdown(socket.SHUT_WR)
+        assert received(other).count(b"200 OK") == bool(beginning)
+
+
+def test_clients_that_are_gone_do_not_fill_the_server(serve: Serve, echo: str, held: Held) -> None:
+    """Their functions still run; whether they have gone, or only said all, cannot be seen until they are answered."""
+    server = serve("--connections", "4")
+    request = request_of(held.event.encode())
+    for _ in range(6):
+        with connected(server) as other:
+            other.sendall(request)
+            held.wait()
+    with connected(server) as other:
+        other.sendall(request_of(b"{}"))
+        assert answer_of(other)[0] == 200
+    held.let_go()
+    process = psutil.Process(server.process.pid)
+    wait_until(lambda: len(process.net_connections("tcp")) == 1, "only the listening socket is left")
+
+
 def test_clients_that_do_not_read(server: Server, client: Any, echo: str) -> None:
     body = json.dumps({"size": 4_000_000}).encode()
     with ExitStack() as stack:
@@ -223,6 +274,28 @@ def test_a_flood(server: Server, client: Any, echo: str) -> None:
         for thread in threads:
             thread.join()
     assert set(statuses) == {400}
+
+
+def test_what_a_flood_took_is_given_back(serve: Serve, echo: str) -> None:
+    """Threads end, and the memory that large answers were in goes back to the host."""
+    server = serve()
+    process = psutil.Process(server.process.pid)
+    assert raw_invoke(server, echo, b"{}").status == 200
+    threads, resident = process.num_threads(), process.memory_info().rss
+    asked, most = json.dumps({"answer": "x" * 1_000_000}).encode(), [0, 0]
+
+    def ask(_: int) -> int:
+        status = raw_invoke(server, echo, asked).status
+        most[:] = max(most[0], process.num_threads()), max(most[1], process.memory_info().rss)
+        return status
+
+    with ThreadPoolExecutor(100) as pool:
+        assert set(pool.map(ask, range(200))) == {200}
+    assert most[0] > threads + 20
+    assert most[1] > resident + (100 << 20)
+    wait_until(lambda: process.num_threads() <= threads + 4, "the threads end", seconds=LIMIT_S)
+    wait_until(lambda: process.memory_info().rss < resident + (24 << 20), "memory is given back", seconds=LIMIT_S)
+    assert raw_invoke(server, echo, b"{}").status == 200
 
 
 def test_pages_of_the_web(server: Server, echo: str) -> None:

@@ -200,6 +200,28 @@ def test_concurrency(client: Any) -> None:
     )[0] == "InvalidParameterValueException"  # fmt: skip
 
 
+def test_functions_of_others_are_not_ours_of_the_same_name(client: Any, echo: str) -> None:
+    theirs = f"arn:aws:lambda:us-east-1:999999999999:function:{echo}"
+    for call, action in ((client.invoke, "InvokeFunction"), (client.get_function, "GetFunction")):
+        assert error_of(call, FunctionName=theirs) == (
+            "AccessDeniedException",
+            403,
+            f"User: arn:aws:iam::123456789012:root is not authorized to perform: lambda:{action} on resource: {theirs} "
+            f"because no resource-based policy allows the lambda:{action} action",
+        )
+    elsewhere = ARN.replace("us-east-1", "eu-west-1")
+    said = "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')"
+    for call in (client.invoke, client.get_function, client.list_aliases, client.delete_function):
+        assert error_of(call, FunctionName=f"{elsewhere}:{echo}") == ("ResourceNotFoundException", 404, said)
+    assert client.get_function(FunctionName=f"{ARN}:{echo}:live")["Configuration"]["FunctionName"] == echo
+
+
+def test_code_whose_names_begin_with_the_folder_itself(client: Any) -> None:
+    code = {"ZipFile": zipped("def handler(event, context): return 1", "./app.py", **{"./": ""})}
+    name = create(client, "dotted", publish=False, Code=code)
+    assert client.invoke(FunctionName=name)["Payload"].read() == b"1"
+
+
 def test_urls(client: Any) -> None:
     name = create(client, "with-urls")
     client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")

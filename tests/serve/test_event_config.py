@@ -67,12 +67,27 @@ def test_events_are_tried_as_often_as_configured(client: Any, home: Path) -> Non
     name = create(client, "events-once", publish=False)
     client.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=0)
     client.invoke(FunctionName=name, InvocationType="Event", Payload='{"raise": "no"}')
+    # With the default it would be a minute until it is tried again.
+    context = dead_letter(home, name)["requestContext"]
+    assert (context["condition"], context["approximateInvokeCount"]) == ("RetriesExhausted", 1)
+
+
+def dead_letter(home: Path, name: str) -> Any:
+    """The one event that was given up, when it is there."""
     path, end = home / "dead-letters" / f"{name}.jsonl", time.monotonic() + LIMIT_S
     while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < end  # With the default it would be a minute until it is tried again.
+        assert time.monotonic() < end
         time.sleep(0.05)
-    context = json.loads(path.read_text())["requestContext"]
-    assert (context["condition"], context["approximateInvokeCount"]) == ("RetriesExhausted", 1)
+    return json.loads(path.read_text())
+
+
+def test_events_of_a_stopped_function_are_given_up(client: Any, home: Path) -> None:
+    name = create(client, "events-stopped", publish=False)
+    client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    assert client.invoke(FunctionName=name, InvocationType="Event", Payload='{"n": 1}')["StatusCode"] == 202
+    letter = dead_letter(home, name)
+    assert letter["requestContext"]["condition"] == "ZeroReservedConcurrency"
+    assert letter["requestPayload"] == {"n": 1}
 
 
 def test_a_configuration_stays(serve: Serve, home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from serve.conftest import Serve, Server, create
+from snapruntime.values.function_url import AuthType, Cors, InvokeMode
+from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.urls import FunctionUrlService
 
 SOURCE = """
     import base64
@@ -137,3 +141,27 @@ def test_only_those_who_sign(serve: Serve, client: Any, server: Server, tmp_path
     assert status == 200, body
     assert json.loads(body)["requestContext"]["authorizer"]["iam"]["accessKey"] == "AKIDONE"
     assert http_call(other, url, "/path?a=c", "POST", b"text", dict(request.headers))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "cors", "header"),
+    [
+        ("OPTIONS", Cors(allow_origins=("*",), allow_methods=("GET\r\nX-Evil: 1",)), "Access-Control-Allow-Methods"),
+        ("GET", Cors(allow_origins=("*",), expose_headers=("\ud800",)), "Access-Control-Expose-Headers"),
+    ],
+)
+def test_headers_that_cannot_be_sent(
+    server: Server, client: Any, home: Path, method: str, cors: Cors, header: str
+) -> None:
+    """An older program kept what the API refuses now."""
+    name = create(client, f"old-cors-{method}", SOURCE, publish=False)
+    with Functions(home) as functions:
+        url = FunctionUrlService(functions).create(
+            name, None, auth=AuthType.NONE, invoke_mode=InvokeMode.BUFFERED, cors=cors
+        )
+    asks = {"Origin": "https://any.example", "Access-Control-Request-Method": "GET"}
+    status, body, headers = http_call(server, f"http://{url.id}.lambda-url.localhost/", method=method, headers=asks)
+    assert (status, headers["x-amzn-errortype"], "X-Evil" in headers) == (500, "ServiceException", False)
+    assert header in json.loads(body)["Message"]
+    said = f"The answer to {method} {url.id}.lambda-url.localhost/ cannot be sent: {header}"
+    assert said in server.log.read_text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -27,6 +28,47 @@ _SMALL = 64 << 10
 LINE = 16 << 10
 
 
+class _Connection(RequestHandler):
+    """aiohttp's connection; one whose client has said all that it will say is answered nevertheless.
+
+    Such a client (shutdown(2), `nc -N`) and one that has gone look alike until something is written to them: which it
+    is, the answer shows. What had not come completely by then never will.
+    """
+
+    __slots__ = ("_answered", "_connections", "_ended", "_request")
+
+    def __init__(self, connections: Connections, **options: Any) -> None:
+        super().__init__(connections, **options)
+        self._connections = connections
+        self._answered = 0
+        self._ended = False
+        self._request: web.BaseRequest | None = None  # The one that is being answered.
+
+    @property
+    def _waits(self) -> bool:
+        """Whether all that came has been answered. (What is no HTTP counts as well: it ends the connection.)"""
+        return self._request_count == self._answered
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Whether the connection stays open."""
+        if self._waits or (self._request is not None and not self._request.content.is_eof()):
+            return None
+        self._ended = True
+        self._connections.half_closed(self)
+        return True
+
+    def begin(self, request: web.BaseRequest) -> None:
+        self._request = request
+        if self._ended and not request.content.is_eof():
+            self.force_close()
+
+    def answered(self) -> None:
+        self._request = None
+        self._answered += 1
+        if self._ended and self._waits:  # aiohttp would wait for another request.
+            self.close()
+
+
 class Connections(web.Server):
     """aiohttp's server of connections, with a limit.
 
@@ -36,20 +78,24 @@ class Connections(web.Server):
     """
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], most: int) -> None:
-        super().__init__(
-            handler,
-            keepalive_timeout=SILENCE_S,
-            access_log=None,
-            logger=_quiet(),
-            max_line_size=LINE,
-            max_field_size=LINE,
-            lingering_time=GRACE_S,
-            auto_decompress=False,  # A few bytes could become gigabytes.
-        )
+        super().__init__(handler)
+        self._options: dict[str, Any] = {
+            "loop": asyncio.get_running_loop(),
+            "keepalive_timeout": SILENCE_S,
+            "access_log": None,
+            "logger": _quiet(),
+            "max_line_size": LINE,
+            "max_field_size": LINE,
+            "lingering_time": GRACE_S,
+            "auto_decompress": False,  # A few bytes could become gigabytes.
+        }
         self._most = most
         self._counted: set[RequestHandler] = set()
         #: Those that wait for a request; the one that waits longest comes first.
         self._idle: dict[RequestHandler, None] = {}
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, **self._options)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -71,9 +117,22 @@ class Connections(web.Server):
     def busy(self, request: web.BaseRequest) -> None:
         """A request's head has been read: its connection is not closed for another's sake."""
         self._idle.pop(request.protocol, None)
+        if isinstance(request.protocol, _Connection):
+            request.protocol.begin(request)
+
+    def half_closed(self, handler: RequestHandler) -> None:
+        """Its client may have gone: it counts as if it had, so that those who have do not fill the server."""
+        self._forget(handler)
+
+    def answer(self, request: web.BaseRequest) -> None:
+        """Its answer is there: who takes it slowly counts."""
+        if request.transport is not None:
+            self._counted.add(request.protocol)
 
     def idle(self, request: web.BaseRequest) -> None:
         """Its answer has been sent."""
+        if isinstance(request.protocol, _Connection):
+            request.protocol.answered()
         if request.transport is not None:
             self._idle[request.protocol] = None
 
@@ -132,6 +191,10 @@ class Bodies:
                     self._left -= wanted
                     taken += wanted
         except (TimeoutError, ConnectionError):
+            raise LostClientError from None
+        except RuntimeError:  # aiohttp's, where the connection was lost before the first byte was asked for.
+            if request.transport is not None:
+                raise
             raise LostClientError from None
         except web.RequestPayloadError as error:  # A chunk without length, and the like.
             raise InvalidRequestContentException(f"The body of the request cannot be read: {error}") from error

@@ -25,6 +25,7 @@ from snapruntime.values.function import (
 )
 from snapruntime.values.service_errors import InvalidParameterValueException, ValidationException
 from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.tags import check_tags
 
 #: The largest request body of the control plane, bytes: what AWS's error text says for CreateFunction.
 CONTROL_LIMIT = 70167211
@@ -70,7 +71,7 @@ class ControlCalls:
 
     def create_function(self, call: Call) -> Reply:
         request = Fields.parse(call.body)
-        name = unqualified(request.required_text("FunctionName"))
+        name = unqualified(call, request.required_text("FunctionName"))
         request.refuse(_NOT_HERE)
         request.required_text("Role")
         configuration = FunctionConfiguration(
@@ -87,6 +88,8 @@ class ControlCalls:
                 raise InvalidParameterValueException(
                     f"{member} is mandatory for functions created with deployment packages."
                 )
+        tags = request.strings("Tags") or {}
+        check_tags(tags)
         given = {field: value for field, value in self._changes(request).items() if value is not None}
         code = request.fields("Code")
         if code is None:
@@ -95,7 +98,7 @@ class ControlCalls:
             name,
             dataclasses.replace(configuration, **given),
             self._code(code),
-            settings=FunctionSettings(tags=request.strings("Tags") or {}),
+            settings=FunctionSettings(tags=tags),
         )
         if request.flag("Publish"):
             version = self._publish(name)

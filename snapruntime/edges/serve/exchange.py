@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from snapruntime.values.service_errors import ServiceError
 
 JSON = "application/json"
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Call:
         headers: by name in lower case; where one came several times, joined by commas.
         body: all of it.
         peer: the client's IP address; "" for a unix socket.
+        operation: the call's name in the service model.
     """
 
     request_id: str
@@ -37,6 +41,12 @@ class Call:
     headers: Mapping[str, str]
     body: bytes
     peer: str
+    operation: str = ""
+
+    @property
+    def action(self) -> str:
+        """What policies call the call."""
+        return "InvokeFunction" if self.operation.startswith("Invoke") else self.operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,18 @@ class Reply:
     body: bytes | Iterable[bytes] = b""
     content_type: str = JSON
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def unsendable(reply: Reply) -> str | None:
+    """The name of a header that HTTP cannot carry, for a line end in it or what is no UTF-8; None where all can be."""
+    for name, value in reply.headers:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return name
+        if not _NAME.fullmatch(name) or _CONTROL.search(value):
+            return name
+    return None
 
 
 def reply_json(document: Any, status: int = 200) -> Reply:

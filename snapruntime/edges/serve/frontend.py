@@ -11,7 +11,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
@@ -19,11 +18,13 @@ from aiohttp import web
 
 from snapruntime.edges.serve.api import Operation, Routes
 from snapruntime.edges.serve.clients import Bodies, Connections, LostClientError, drop, send
-from snapruntime.edges.serve.exchange import Call, Reply, reply_error
+from snapruntime.edges.serve.exchange import Call, Reply, reply_error, unsendable
 from snapruntime.edges.serve.pages import Pages
 from snapruntime.edges.serve.sigv4 import Key, SignedRequest, verify
 from snapruntime.edges.serve.urls import FunctionUrls
-from snapruntime.values.errors import SnapruntimeError, UsageError
+from snapruntime.mechanisms.allocator import give_back, resident_bytes
+from snapruntime.mechanisms.threads import Threads
+from snapruntime.values.errors import SnapruntimeError, UsageError, printable
 from snapruntime.values.service_errors import (
     AccessDeniedException,
     InvalidParameterValueException,
@@ -42,6 +43,8 @@ _log = logging.getLogger("snapruntime.serve")
 _CONTROL_THREADS = 4
 #: Threads for probes and metrics, which must not wait behind code that is being unpacked.
 _PAGE_THREADS = 2
+#: Each so many seconds is looked whether, with no more than a few requests open, there is much memory to give back.
+_TIDY_S, _FEW, _MUCH = 2.0, 8, 16 << 20
 
 
 class Frontend:
@@ -81,9 +84,9 @@ class Frontend:
         self._quiet = asyncio.Event()
         self._free = invocations
         self._threads = {
-            "function": ThreadPoolExecutor(invocations, "invoke"),
-            "control": ThreadPoolExecutor(_CONTROL_THREADS, "control"),
-            "page": ThreadPoolExecutor(_PAGE_THREADS, "page"),
+            "function": Threads(invocations, "invoke"),
+            "control": Threads(_CONTROL_THREADS, "control"),
+            "page": Threads(_PAGE_THREADS, "page"),
         }
         self.connections = Connections(self._handle, connections)
 
@@ -92,6 +95,16 @@ class Frontend:
         while self._open:
             self._quiet.clear()
             await self._quiet.wait()
+
+    async def tidy(self) -> None:
+        """Give back the memory that a flood took, when it is over. Runs until it is cancelled."""
+        least = resident_bytes()
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            if self._open <= _FEW and resident_bytes() > least + _MUCH:
+                await asyncio.get_running_loop().run_in_executor(self._threads["page"], give_back)
+                if not self._open:
+                    least = resident_bytes()  # What is left is in use: it is not looked through again and again.
 
     def abandon(self) -> None:
         """Begin no further calls. Those that are running end with what they wait for."""
@@ -131,7 +144,15 @@ class Frontend:
         except Exception:
             _log.exception("A mistake in snapruntime itself, at %s %s", request.method, request.path)
             reply = reply_error(ServiceException("This is a mistake in snapruntime itself; its log says more."))
+        if (header := unsendable(reply)) is not None:
+            where = printable(f"{request.method} {request.headers.get('Host', '')}{request.path}")
+            _log.error("The answer to %s cannot be sent: %s is no header that HTTP has.", where, printable(header))
+            hint = "If it is of a function URL's CORS, UpdateFunctionUrlConfig mends it."
+            reply = reply_error(
+                ServiceException(f"The answer has a header that cannot be sent: {header!a}.", hint=hint)
+            )
         response, pieces = _response(reply, request_id)
+        self.connections.answer(request)
         await send(request, response, pieces)
         if started:
             self._observe(name, reply.status, time.perf_counter() - started)
@@ -166,6 +187,7 @@ class Frontend:
             headers=headers,
             body=body,
             peer=request.remote or "",
+            operation=operation.name,
         )
         if signed:
             verify(SignedRequest(call.method, raw_path, raw_query, headers, body), self.keys or {})

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from snapruntime.edges.serve import eventstream
 from snapruntime.edges.serve.exchange import JSON, Call, Reply
 from snapruntime.edges.serve.fields import not_in
+from snapruntime.edges.serve.naming import reference_of
 from snapruntime.values.answer import Answer
 from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT
-from snapruntime.values.reference import Reference, parse_reference
+from snapruntime.values.reference import Reference
 from snapruntime.values.service_errors import (
     InvalidParameterValueException,
     InvalidRequestContentException,
@@ -156,7 +157,7 @@ def _one_of(call: Call, header: str, name: str, choices: tuple[str, ...]) -> str
 
 
 def _reference(call: Call) -> Reference:
-    reference = parse_reference(call.path["FunctionName"], call.query.get("Qualifier"))
+    reference = reference_of(call)
     if call.headers.get("x-amz-tenant-id"):
         raise InvalidParameterValueException("TenantId is not supported by snapruntime.")
     return reference

@@ -72,7 +72,8 @@ class Life:
         loop.add_signal_handler(signal.SIGINT, self.end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_now)
         servers = [await loop.create_server(self._frontend.connections, sock=one.socket) for one in self._listeners]
-        watches = [asyncio.create_task(_feed_watchdog()), asyncio.create_task(self._watch())]
+        tasks = (_feed_watchdog(), self._watch(), self._frontend.tidy())
+        watches = [asyncio.create_task(task) for task in tasks]
         announce()
         systemd.notify("READY=1", f"STATUS=Listening on {', '.join(one.describe() for one in self._listeners)}")
         await self._ending.wait()

@@ -22,7 +22,7 @@ _ALIAS_OF_URL = re.compile(r"(?!^\d+$)^[0-9a-zA-Z-_]+$")
 
 def reference_of(call: Call) -> Reference:
     """The function and the qualifier."""
-    return parse_reference(call.path["FunctionName"], call.query.get("Qualifier"))
+    return parse_reference(call.path["FunctionName"], call.query.get("Qualifier"), action=call.action)
 
 
 def latest_of(call: Call) -> str:
@@ -35,12 +35,12 @@ def latest_of(call: Call) -> str:
 
 def function_of(call: Call) -> str:
     """The function of a call that takes no qualifier."""
-    return unqualified(call.path["FunctionName"])
+    return unqualified(call, call.path["FunctionName"])
 
 
-def unqualified(text: str) -> str:
+def unqualified(call: Call, text: str) -> str:
     """A function that is named without qualifier."""
-    reference = parse_reference(text)
+    reference = parse_reference(text, action=call.action)
     if reference.qualifier is not None:
         raise InvalidParameterValueException(
             "This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. "

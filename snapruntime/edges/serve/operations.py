@@ -9,6 +9,7 @@ from snapruntime.edges.serve.control import CONTROL_LIMIT, ControlCalls
 from snapruntime.edges.serve.event_calls import EventCalls
 from snapruntime.edges.serve.invocation import InvocationCalls, payload_limit, too_large
 from snapruntime.edges.serve.settings import SettingsCalls
+from snapruntime.edges.serve.tag_calls import TagCalls
 from snapruntime.values.service_errors import RequestEntityTooLargeException, ServiceError
 
 _FUNCTIONS = "/2015-03-31/functions"
@@ -16,11 +17,12 @@ _FUNCTION = f"{_FUNCTIONS}/{{FunctionName}}"
 _ALIASES = f"{_FUNCTION}/aliases"
 _URL = "/2021-10-31/functions/{FunctionName}/url"
 _EVENTS = "/2019-09-25/functions/{FunctionName}/event-invoke-config"
+_TAGS = "/2017-03-31/tags/{Resource}"
 _RESERVED = "/functions/{FunctionName}/concurrency"
 
 
 def operations(
-    invocation: InvocationCalls, control: ControlCalls, settings: SettingsCalls, events: EventCalls
+    invocation: InvocationCalls, control: ControlCalls, settings: SettingsCalls, events: EventCalls, tags: TagCalls
 ) -> list[Operation]:
     """All of them; what is called most comes first."""
     running = [
@@ -60,6 +62,9 @@ def operations(
         ("GetFunctionEventInvokeConfig", "GET", _EVENTS, events.get),
         ("DeleteFunctionEventInvokeConfig", "DELETE", _EVENTS, events.delete),
         ("ListFunctionEventInvokeConfigs", "GET", f"{_EVENTS}/list", events.list),
+        ("ListTags", "GET", _TAGS, tags.list),
+        ("TagResource", "POST", _TAGS, tags.tag),
+        ("UntagResource", "DELETE", _TAGS, tags.untag),
         ("GetAccountSettings", "GET", "/2016-08-19/account-settings", settings.get_account_settings),
     ]
     return [

@@ -27,6 +27,7 @@ from snapruntime.edges.serve.operations import operations
 from snapruntime.edges.serve.pages import Pages
 from snapruntime.edges.serve.settings import SettingsCalls
 from snapruntime.edges.serve.sigv4 import Key, read_keys
+from snapruntime.edges.serve.tag_calls import TagCalls
 from snapruntime.edges.serve.urls import FunctionUrls
 from snapruntime.values.answer import Limits
 from snapruntime.workflows.functions import Functions
@@ -111,6 +112,7 @@ async def _serve(
         ControlCalls(host.functions, preparing.begin, options.code_folders),
         SettingsCalls(host.functions, options.limits, _url_address(listeners)),
         EventCalls(host.functions),
+        TagCalls(host.functions),
     )
     frontend = Frontend(
         Routes(calls),

@@ -12,6 +12,7 @@ from snapruntime.values.function import UNZIPPED_LIMIT, ZIP_LIMIT, function_arn
 from snapruntime.values.function_url import AuthType, Cors, FunctionUrl, InvokeMode
 from snapruntime.values.service_errors import InvalidParameterValueException, ValidationException
 from snapruntime.workflows.functions import Functions
+from snapruntime.workflows.reservations import reserve
 from snapruntime.workflows.urls import FunctionUrlService
 
 #: What the API says of the code that an account may store, bytes (75 GB); here the disk decides.
@@ -45,29 +46,15 @@ class SettingsCalls:
         wanted = Fields.parse(call.body).integer("ReservedConcurrentExecutions")
         if wanted is None:
             raise missing("ReservedConcurrentExecutions")
-        self._leave_some(name, wanted)
-        self._change(name, reserved_concurrency=wanted)
+        reserve(self._functions, name, wanted, self._limits.concurrency)
         return reply_json({"ReservedConcurrentExecutions": wanted})
-
-    def _leave_some(self, name: str, wanted: int) -> None:
-        """As on AWS, a tenth (there: 100 of 1000) is for functions without a reservation: else none of them would run.
-
-        Raises InvalidParameterValueException.
-        """
-        least = self._limits.concurrency // 10
-        others = sum(count for one, count in self._functions.reserved().items() if one != name)
-        if wanted and self._limits.concurrency - others - wanted < least:
-            raise InvalidParameterValueException(
-                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
-                f"below its minimum value of [{least}]."
-            )
 
     def get_function_concurrency(self, call: Call) -> Reply:
         reserved = self._functions.settings(function_of(call)).reserved_concurrency
         return reply_json({} if reserved is None else {"ReservedConcurrentExecutions": reserved})
 
     def delete_function_concurrency(self, call: Call) -> Reply:
-        self._change(function_of(call), reserved_concurrency=None)
+        reserve(self._functions, function_of(call), None, self._limits.concurrency)
         return Reply(204, content_type="")
 
     def get_account_settings(self, _: Call) -> Reply:
@@ -128,9 +115,6 @@ class SettingsCalls:
         """ListFunctionUrlConfigs."""
         found = [self._shape(url) for url in self._urls.all(function_of(call))]
         return page(call, found, "FunctionUrlConfigs", lambda shape: str(shape["FunctionArn"]))
-
-    def _change(self, name: str, **changes: Any) -> None:
-        self._functions.change_settings(name, **changes)
 
     def _shape(self, url: FunctionUrl) -> dict[str, Any]:
         shape: dict[str, Any] = {

@@ -93,9 +93,9 @@ def _unpack(archive: zipfile.ZipFile, into: Path) -> None:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Where an entry goes. What says that it is elsewhere is refused, not bent until it fits."""
-    parts = name.rstrip("/").split("/")
-    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+    """Where an entry goes. What says that it is elsewhere is refused, not bent until it fits; `./x` is x."""
+    parts = [part for part in name.rstrip("/").split("/") if part != "."]
+    if "\\" in name or "\0" in name or any(part in ("", "..") for part in parts):
         raise _unsafe(f"the name {name!r} leads elsewhere")
     if len(parts) > MAX_DEPTH:
         raise _unsafe(f"folders are nested more than {MAX_DEPTH} deep")
