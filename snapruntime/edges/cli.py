@@ -43,11 +43,15 @@ def main() -> NoReturn:
 
 
 def _fill_standard_streams() -> None:
-    """Of a stream that was closed before we began, the number must not become that of some socket of ours."""
-    null = os.open(os.devnull, os.O_RDWR)
-    while null < 3:
-        null = os.dup(null)
-    os.close(null)
+    """Of a stream that was closed before we began, the number must not become that of some socket of ours.
+
+    What is written to a closed standard output fails, as elsewhere: an answer must not be lost with exit code 0.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # The lowest number that is free.
 
 
 def _run() -> int:
