@@ -3,11 +3,11 @@
 
 FROM debian:trixie-slim AS system
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends criu python3 python3-pycriu \
+    && apt-get install --yes --no-install-recommends ca-certificates criu python3 python3-pycriu \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 
 FROM system AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates python3-venv
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
 COPY .ci/requirements.lock /src/.ci/
 # setuptools, which the lock has too, makes the wheel; it does not go into the image.
 RUN python3 -m venv /opt/snapruntime \

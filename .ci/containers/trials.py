@@ -56,21 +56,21 @@ class Lab:
         words = self.readme("least")
         return tuple(words[words.index("--rm") + 1 : words.index("-v")])
 
-    def readme(self, name: str) -> list[str]:
-        """The words of the README's `docker run` command below the mark `container: NAME`."""
+    def readme(self, name: str, folder: Path | None = None) -> list[str]:
+        """The words of the README's `docker run` command below the mark `container: NAME`, called in `folder`."""
         text = (self.root / "README.md").read_text()
         mark = rf"<!-- container: {name} -->\n```sh\n(?:docker build [^\n]*\n)?(docker run .*?)\n```"
         match = re.search(mark, text, re.DOTALL)
         if match is None:
             raise Failed(f"README.md has no command below <!-- container: {name} -->")
-        return shlex.split(match[1].replace("\\\n", "").replace("$PWD", str(self.root)))
+        return shlex.split(match[1].replace("\\\n", "").replace("$PWD", str(folder or self.root)))
 
-    def start(self, name: str) -> subprocess.CompletedProcess[str]:
+    def start(self, name: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run that command, with the engine and the image under test in place of the README's names."""
-        words = self.readme(name)[1:]
+        words = self.readme(name, folder)[2:]
         flags = {"--privileged": self.engine.privileged}
         words = [self.image if word == "snapruntime" else word for word in words]
-        return self.engine(*(part for word in words for part in flags.get(word, (word,))))
+        return self.engine("run", *self.engine.network, *(part for word in words for part in flags.get(word, (word,))))
 
     def run(
         self, flags: Sequence[str], *command: str, image: str = "", seconds: float = 60.0
@@ -229,6 +229,29 @@ def _sockets(lab: Lab) -> str:
     return "saved and restored"
 
 
+def _libraries(lab: Lab) -> str:
+    """A function with a library of its own: beside it, as the README says, and in an image made from this one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "requirements.txt").write_text("six\n")
+        (folder / "handler.py").write_text("import six\ndef handler(event, context):\n    return six.__file__\n")
+        (folder / "Dockerfile").write_text(f"FROM {lab.image}\nRUN pip install --no-cache-dir six\n")
+        own = f"{lab.image}-six"
+        lab.engine.build(own, folder)
+        try:
+            flags = [*lab.engine.privileged, "-v", f"{folder}:/mine"]
+            inside = lab.run(flags, "run", "/mine/handler.py", "--quiet", image=own)
+        finally:
+            lab.engine("rmi", own)
+        _expect(inside.stdout.startswith('"/opt/snapruntime/'), _said(inside))
+        done = lab.start("libraries", folder)
+        _expect(done.returncode == 0, _said(done))
+        beside = lab.run(flags, "run", "/mine/handler.py", "--quiet")
+        _expect(beside.stdout.startswith('"/mine/six'), _said(beside))
+    return "beside the handler, and in an image of its own"
+
+
 def _workflow(commands: Callable[[Path], Sequence[str]]) -> Callable[[Lab], str]:
     """The commands of a workflow file for users, as their runner starts them, over the project that lies beside it."""
 
@@ -335,6 +358,7 @@ TRIALS: tuple[Trial, ...] = (
     Trial("privileged in a user namespace: refused, and why", _user_namespace),
     Trial("none: refused with the flags by name", _plain),
     Trial("privileged: a function that listens on a port", _sockets),
+    Trial("privileged: a function with a library", _libraries),
     Trial("privileged: the workflow for GitHub Actions", _workflow(_github)),
     Trial("privileged: the workflow for GitLab", _workflow(_gitlab)),
     Trial("least: a part of the suite", _suite(lambda lab: lab.least, *_LEAST_SUITE)),
