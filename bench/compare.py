@@ -26,6 +26,11 @@ _MAYBE = 0.05
 LEAST_CHANGE = 0.05
 #: The same where the scheduler or the disk has more of a say: many at once, cold caches.
 _LEAST_ROUGH_CHANGE = 0.1
+#: Memory and images have a sample or three in a run, too few for any test, but hardly any noise either: what differs by
+#: more than this is a change.
+_SIZE_CHANGE = 1.3
+#: Of what a run says of itself, what makes it another kind of run where it differs.
+_CONDITIONS = ("machine", "kernel", "cpu", "cpus", "memory", "swap", "pages_out", "cpu_limit", "disk", "python", "criu")
 #: Ways with nothing of the runtime in them: what differs between two runs there is the machine's doing.
 CONTROLS = ("python-pass", "cold-bare", "fork")
 #: The share of the controls that may have changed by more than what is called the machine's doing.
@@ -55,7 +60,7 @@ class Change:
         slack: the factor by which it may change without that being anything.
         probability: of such samples if it changed by no more than that (Mann and Whitney), corrected for the number of
             rows; 1 where they are too few to tell.
-        sure: the 95 % confidence interval of `after / before`, where it changed.
+        sure: the 95 % confidence interval of `after / before`, where it changed by a test.
         changed: whether it is beyond noise.
         maybe: whether it is not, but looks like it: more samples would tell.
     """
@@ -108,6 +113,9 @@ def compare(before: Document, after: Document) -> Comparison:
 
     What is compared are independent samples: of each burst, and of copies that wait together, the median, since what
     disturbs one of them disturbs all. A row is called changed if this holds:
+
+    Sizes of memory and images, of which there are too few samples for any test, are changed where they are
+    `_SIZE_CHANGE` times as large, or small. For times:
 
     Mann and Whitney's test, which assumes nothing of the distributions, finds the samples different by more than a
     slack, at 1 % after Holm's correction for the number of rows: in a pair of runs of the same code, it calls something
@@ -162,8 +170,10 @@ def _judge(
     few = least_probability(len(old), len(new)) >= _MAYBE
     apart = min(new) > max(old) or max(new) < min(old)
     beyond = not 1 / slack <= ratio <= slack
+    if few and METRICS[key[1]] == "bytes":
+        changed = apart and not 1 / _SIZE_CHANGE <= ratio <= _SIZE_CHANGE
     maybe = beyond and not changed and (apart if few else raw < _MAYBE)
-    counts, sure = (len(old), len(new)), ratio_interval(new, old) if changed else None
+    counts, sure = (len(old), len(new)), ratio_interval(new, old) if changed and not few else None
     return Change(*key, median(old), median(new), counts, slack, probability, sure, changed, maybe)
 
 
@@ -200,6 +210,19 @@ class _Noise:
         return 1 + (least if sized else 3 * least)  # Nothing tells what the machine did.
 
 
+def conditions(before: Document, after: Document) -> list[str]:
+    """What the two runs say of their machines where that differs, and how busy these were; for people."""
+    told = []
+    for name in _CONDITIONS:
+        was, now = (document.content.get("host", {}).get(name) for document in (before, after))
+        if was != now:
+            told.append(f"differs: {name.replace('_', ' ')}: {was} → {now}")
+    loads = [document.content.get("load", {}).get("start") for document in (before, after)]
+    if any(loads):
+        told.append("load averages at the start: " + " → ".join(str(load[0] if load else "unknown") for load in loads))
+    return told
+
+
 def _ratio(before: float, after: float) -> float:
     return after / before if before else float("inf") if after else 1.0
 
@@ -211,8 +234,12 @@ def lines(comparison: Comparison) -> list[str]:
     told = []
     for change in sorted(changed, key=lambda change: (not change.worse, -abs(change.ratio - 1))):
         word = "other" if change.cell.way in CONTROLS else "worse" if change.worse else "better"
-        low, high = change.sure or (change.ratio, change.ratio)
-        told.append(f"{word:6} {_told(change)}, 95 % {low:.2f} to {high:.2f})")
+        spread = (
+            f"95 % {change.sure[0]:.2f} to {change.sure[1]:.2f}"
+            if change.sure
+            else "n {} and {}".format(*change.counts)
+        )
+        told.append(f"{word:6} {_told(change)}, {spread})")
     for change in sorted(maybe, key=lambda change: (not change.for_the_worse, -abs(change.ratio - 1))):
         word = "worse" if change.for_the_worse else "better"
         told.append(f"maybe  {_told(change)}, {word}; n {change.counts[0]} and {change.counts[1]})")

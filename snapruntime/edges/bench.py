@@ -102,8 +102,9 @@ def bench(
 def _compare(before: Path, after: Path) -> int:
     from snapruntime.bench import compare, document
 
-    found = compare.compare(document.load(before), document.load(after))
-    for line in compare.lines(found):
+    documents = document.load(before), document.load(after)
+    found = compare.compare(*documents)
+    for line in compare.conditions(*documents) + compare.lines(found):
         click.echo(line)
     return exits.WORSE if any(change.worse for change in found.changes) else exits.OK
 

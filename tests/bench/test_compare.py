@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from snapruntime.bench import document
-from snapruntime.bench.compare import CONTROLS, Change, compare, lines
+from snapruntime.bench.compare import CONTROLS, Change, compare, conditions, lines
 from snapruntime.bench.document import METRICS, Cell, Document
 from snapruntime.bench.stats import holm, least_probability
 from snapruntime.bench.stats import testable as worth_testing
@@ -145,10 +145,10 @@ def test_what_is_maybe_gone_or_new_is_told_but_is_nothing_worse(tmp_path: Path) 
     before = of(
         one_row([1e6], "pss", regime="idle"), one_row([5.0] * 6), one_row([5.0], way="criu"), one_row([5.0], "restore")
     )
-    after = of(one_row([2e6], "pss", regime="idle"), one_row([5.0] * 6), one_row([5.0], way="cold"))
+    after = of(one_row([1.2e6], "pss", regime="idle"), one_row([5.0] * 6), one_row([5.0], way="cold"))
     told = lines(compare(before, after))
     assert told[:-1] == [
-        "maybe  hello ours (idle): pss 0.954 → 1.907 MiB (x 2.00, worse; n 1 and 1)",
+        "maybe  hello ours (idle): pss 0.954 → 1.144 MiB (x 1.20, worse; n 1 and 1)",
         "gone   hello criu: first_answer",
         "gone   hello ours: restore",
         "new    hello cold: first_answer",
@@ -160,3 +160,22 @@ def test_what_is_maybe_gone_or_new_is_told_but_is_nothing_worse(tmp_path: Path) 
     same = CliRunner().invoke(commands, ["bench", "--compare", *names], standalone_mode=False)
     assert same.return_value == exits.OK
     assert same.output.splitlines() == told
+
+
+def test_memory_that_grew_is_a_change_though_it_was_measured_once() -> None:
+    before = of(one_row([1e6], "pss", regime="idle"), one_row([5e6, 5.1e6, 5.2e6], "image_size", regime="snapshot"))
+    after = of(one_row([3e6], "pss", regime="idle"), one_row([5.1e6, 5e6, 5.3e6], "image_size", regime="snapshot"))
+    (worse,) = [change for change in compare(before, after).changes if change.changed]
+    assert worse.metric == "pss"
+    assert worse.worse
+    assert lines(compare(before, after))[0] == "worse  hello ours (idle): pss 0.954 → 2.861 MiB (x 3.00, n 1 and 1)"
+    assert not any(change.worse for change in compare(after, before).changes)
+
+
+def test_runs_on_other_machines_say_so() -> None:
+    first, second = (
+        Document({"rows": [], "host": {"cpu": cpu, "kernel": "6.1"}, "load": {"start": [load, 0.1, 0.1]}})
+        for cpu, load in (("one", 0.1), ("another", 7.5))
+    )
+    assert conditions(first, second) == ["differs: cpu: one → another", "load averages at the start: 0.1 → 7.5"]
+    assert conditions(first, first) == ["load averages at the start: 0.1 → 0.1"]
