@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from snapruntime import UsageError
 from snapruntime.bench.stats import percentile
 
 FORMAT = 1
+#: A full run's has a hundredth of it.
+_LARGEST = 256 << 20
 
 #: What is measured -> its unit.
 METRICS = {
@@ -145,11 +149,37 @@ def load(path: Path) -> Document:
         UsageError: it is none, or of another version.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(_read(path))
         if content["format"] != FORMAT:
-            raise UsageError(f"{path} has format {content['format']}; this version reads {FORMAT}.")
+            raise UsageError(f"{path} has format {str(content['format'])[:20]}; this version reads {FORMAT}.")
+        for row in content["rows"]:
+            _check(row)
         return Document(content)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not the result of a benchmark: {error!r}.") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}"[:100]
+        raise UsageError(f"{path} is not the result of a benchmark ({what}).") from error
+
+
+def _read(path: Path) -> str:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):  # A pipe may never end, or never begin.
+            raise ValueError("no regular file")
+        if status.st_size > _LARGEST:
+            raise ValueError(f"larger than {_LARGEST >> 20} MiB")
+        return file.read().decode("utf-8")
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    """Raises what `load` makes an error of, where a row is not as `Samples.rows` makes them."""
+    names = [row[name] for name in ("workload", "way", "regime", "metric")]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("a name that is none")
+    if METRICS[row["metric"]] != row["unit"]:
+        raise ValueError("a unit that is not the metric's")
+    if type(row["concurrency"]) is not int or row["concurrency"] < 1:
+        raise ValueError("a concurrency that is no number")
+    if not row["samples"] or not all(type(value) in (int, float) and math.isfinite(value) for value in row["samples"]):
+        raise ValueError("samples that are no numbers")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from snapruntime import UsageError
 from snapruntime.bench import document
 from snapruntime.bench.compare import CONTROLS, Change, compare, conditions, lines
 from snapruntime.bench.document import METRICS, Cell, Document
@@ -179,3 +182,38 @@ def test_runs_on_other_machines_say_so() -> None:
     )
     assert conditions(first, second) == ["differs: cpu: one → another", "load averages at the start: 0.1 → 7.5"]
     assert conditions(first, first) == ["load averages at the start: 0.1 → 0.1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": []},
+        {"samples": None},
+        {"samples": ["x"]},
+        {"samples": [10**400]},
+        {"samples": [float("nan")]},
+        {"concurrency": "8"},
+        {"concurrency": 0},
+        {"concurrency": None},
+        {"regime": "\ud800"},
+        {"metric": "speed"},
+        {"unit": "s"},
+    ],
+    ids=str,
+)
+def test_a_row_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"format": document.FORMAT, "rows": [one_row([5.0]) | change]}))
+    with pytest.raises(UsageError, match="is not the result of a benchmark"):
+        document.load(tmp_path / "a.json")
+
+
+def test_a_file_that_is_none_is_refused_in_a_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    real_one = REAL.read_bytes()
+    (tmp_path / "no_text").write_bytes(real_one.replace(b'"', b"\xff", 1))
+    (tmp_path / "deep").write_text("[" * 200_000)
+    (tmp_path / "cut").write_bytes(real_one[: len(real_one) // 2])
+    for name in (*map(str, tmp_path.iterdir()), "/dev/zero", "/proc/self/mem"):
+        with pytest.raises(UsageError) as caught:
+            document.load(Path(name))
+        assert len(caught.value.message) < len(name) + 200
