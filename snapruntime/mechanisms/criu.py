@@ -45,6 +45,9 @@ _NO_BREAKPOINTS = {"CRIU_FAULT": "130"}
 _WHOLE_PROTOCOL = (3, 19, 0)
 _DUMP_OPTIONS = b"leave-stopped\n"
 
+#: Of either end of a log, bytes.
+_LOG_SHOWN = 1 << 20
+
 _import_lock = threading.Lock()
 
 
@@ -53,7 +56,7 @@ class CriuError(SnapruntimeError):
 
     Attributes:
         log: the lines of CRIU's own log that name errors, oldest first.
-        full_log: all of that log, as far as the log level lets CRIU write it.
+        full_log: that log, as `CriuWorker.log` gives it.
     """
 
     default_code = "Snapruntime.Criu"
@@ -310,9 +313,18 @@ class CriuWorker:
             self._spawner.sweep(os.fstat(self._log_fd).st_ino)
 
     def log(self) -> str:
-        """All that CRIU has logged so far."""
+        """What CRIU has logged so far; of much, the first and the last `_LOG_SHOWN` bytes.
+
+        It has a line for each mapping, of which a function may have millions.
+        """
         size = os.fstat(self._log_fd).st_size
-        return os.pread(self._log_fd, size, 0).decode("utf-8", "replace")
+        if size <= 2 * _LOG_SHOWN:
+            data = os.pread(self._log_fd, size, 0)
+        else:
+            left_out = f"\n... {size - 2 * _LOG_SHOWN} bytes are left out here ...\n".encode()
+            ends = (os.pread(self._log_fd, _LOG_SHOWN, at) for at in (0, size - _LOG_SHOWN))
+            data = left_out.join(ends)
+        return data.decode("utf-8", "replace")
 
     def error_lines(self) -> list[str]:
         """The log's lines that name errors, without CRIU's time stamps; warnings where there is no error."""

@@ -248,7 +248,7 @@ class Snapshot:
             said = f" ({'; '.join(error.log[-3:])})" if error.log else ""
             raise RestoreError(
                 f"No copy could be made: {error}{said}",
-                hint=f"All of CRIU's log is in {self._store.keep_log(f'restore-{self.id}', error.full_log)}",
+                hint=f"CRIU's log is in {self._store.keep_log(f'restore-{self.id}', error.full_log)}",
             ) from error
         except (SpawnerError, OSError) as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):

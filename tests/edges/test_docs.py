@@ -39,9 +39,9 @@ def test_the_readme_names_no_other_options() -> None:
     names = {name for _, option in OPTIONS for name in (*option.opts, *option.secondary_opts)}
     names |= {name for option in commands.params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
-    dockers = {"--rm", "--privileged", "--cap-add", "--cap-drop", "--security-opt", "--cgroupns"}
-    others = {"--endpoint-url", "--snapruntime-required"}
-    assert named - names == dockers | others, "but docker's own, the AWS CLI's and that of the pytest plugin"
+    dockers = {"--rm", "--privileged", "--cap-add", "--cap-drop", "--security-opt", "--cgroupns", "--entrypoint"}
+    others = {"--endpoint-url", "--snapruntime-required", "--target"}
+    assert named - names == dockers | others, "but docker's own, the AWS CLI's, the pytest plugin's, and pip's"
 
 
 def test_every_exit_code_is_in_the_table() -> None:

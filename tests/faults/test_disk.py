@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Write
 
 from snapruntime import Runtime
+from snapruntime.mechanisms.criu import CriuWorker
 from snapruntime.mechanisms.mapped import MEMORY
-from snapruntime.values.errors import SnapshotError
+from snapruntime.values.errors import RestoreError, SnapshotError
 
 MANY = 12
 FILE = 500 << 20
@@ -97,3 +99,42 @@ def test_processes_that_share_memory(runtime: Runtime, write: Write) -> None:
     function = write(PROCESSES_THAT_SHARE_MEMORY.replace("COUNT", "4"), memory_mb=256, timeout_s=30.0)
     with runtime.snapshot(function) as snapshot, snapshot.restore() as copy:
         assert copy.invoke({}).result == 100 << 20
+
+
+MANY_MAPPINGS = """
+    import ctypes, mmap, os, signal
+
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    for number in range(15_000):  # Of each other protection: none becomes one with its neighbour.
+        libc.mmap(None, mmap.PAGESIZE, number % 2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, ctypes.c_long(0))
+    for number in range(3):
+        if os.fork() == 0:
+            while True:
+                signal.pause()
+
+    def lambda_handler(event, context):
+        return 1
+"""
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_log_with_a_line_for_each_of_many_mappings(
+    runtime: Runtime, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beginning and its end are kept, and not its many megabytes."""
+    call = CriuWorker._call
+
+    def failing(self: CriuWorker, request: Any, *rest: Any) -> Any:
+        if request.type == 2:  # A restore.
+            del request.opts.inherit_fd[:]
+        return call(self, request, *rest)
+
+    with runtime.snapshot(write(MANY_MAPPINGS, timeout_s=30.0)) as snapshot:
+        monkeypatch.setattr(CriuWorker, "_call", failing)
+        with pytest.raises(RestoreError) as caught:
+            snapshot.restore()
+        monkeypatch.undo()
+    log = Path(caught.value.hint.removeprefix("CRIU's log is in "))
+    assert 2 << 20 <= log.stat().st_size < (2 << 20) + 200
+    assert "bytes are left out here" in log.read_text()
