@@ -261,9 +261,11 @@ def _workflow(commands: Callable[[Path], Sequence[str]]) -> Callable[[Lab], str]
             folder = Path(name)
             folder.chmod(0o755)
             shutil.copytree(examples / "project", folder / "project")
-            (folder / "constraint.txt").write_text(f"snapruntime @ file:///ci/{_wheel(lab.root, folder).name}\n")
+            variable = (
+                f"export SNAPRUNTIME=/ci/{_wheel(lab.root, folder).name}"  # As the files tell the user to set it.
+            )
             flags = [*lab.engine.privileged, "-v", f"{folder}:/ci", "-w", "/ci/project"]
-            script = "\n".join(["set -eu", "export PIP_CONSTRAINT=/ci/constraint.txt", *commands(examples)])
+            script = "\n".join(["set -eu", variable, *commands(examples)])
             done = lab.run(flags, "sh", "-c", script, image=BASE, seconds=_BENCH_S)
         _expect(done.returncode == 0, _said(done))
         return done.stdout.strip().splitlines()[-1].strip("= ")
