@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
+from snapruntime.edges.console import Console
 from rich.table import Table
 
 from snapruntime.bench import cases, plan

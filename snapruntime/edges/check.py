@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from snapruntime.edges.console import Console
 
 from snapruntime.edges import exits
 from snapruntime.edges.findings import as_json, as_sarif, as_text

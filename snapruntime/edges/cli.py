@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -22,7 +23,11 @@ def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
     on_signals(leave)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Ignored, as some callers leave it, no child could be waited for.
-    _fill_standard_streams()
+    try:
+        _fill_standard_streams()
+    except OSError as error:
+        sys.exit(_without_null_device(error))
+    _allow_all_characters()
     try:
         code = _run()
         if sys.stdout:
@@ -46,12 +51,30 @@ def _fill_standard_streams() -> None:
     """Of a stream that was closed before we began, the number must not become that of some socket of ours.
 
     What is written to a closed standard output fails, as elsewhere: an answer must not be lost with exit code 0.
+    Raises OSError where there is no /dev/null, which each child of ours gets as its standard input.
     """
+    os.close(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # The lowest number that is free.
+
+
+def _without_null_device(error: OSError) -> int:
+    from snapruntime.edges import exits
+
+    if sys.stderr:
+        print(f"Error: {os.devnull} cannot be opened: {error.strerror}.", file=sys.stderr)
+        print("Nothing works without it: mount devtmpfs, or `mknod -m 666 /dev/null c 1 3`.", file=sys.stderr)
+    return exits.HOST
+
+
+def _allow_all_characters() -> None:
+    """What the streams' encoding has no character for is shown by its number: a locale of ASCII is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run() -> int:
@@ -77,7 +100,7 @@ def _run() -> int:
     except click.Abort:
         return of_signal(signal.SIGINT)
     except SnapruntimeError as error:
-        from rich.console import Console
+        from snapruntime.edges.console import Console
 
         from snapruntime.edges.report import describe
 

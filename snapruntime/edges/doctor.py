@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
+from snapruntime.edges.console import Console
 from rich.table import Table
 from rich.text import Text
 

@@ -87,7 +87,7 @@ class Snapshotted:
         """
         report = self.check(event, runs=runs)
         if report.fails(at) or report.handler_error:
-            from rich.console import Console
+            from snapruntime.edges.console import Console
 
             from snapruntime.edges.findings import as_text
 

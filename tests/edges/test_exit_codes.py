@@ -266,6 +266,29 @@ def test_3_nothing_can_be_said_of_it_either(cli: Cli) -> None:
             assert done.stderr == "Error: Writing the output failed: No space left on device.\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin1"])
+def test_3_in_an_encoding_that_lacks_characters(cli: Cli, encoding: str) -> None:
+    done = cli("doctor", env=os.environ | {"PYTHONIOENCODING": encoding}, preexec_fn=open_files(64, 64))
+    assert (done.returncode, done.stderr) == (exits.HOST, "")
+    assert "\\u2192 ulimit -n 1024" in done.stdout
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_3_there_is_no_null_device(cli: Cli, tmp_path: Path, closed: bool) -> None:
+    def prepare() -> None:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        linux.mount(str(tmp_path), "/dev", None, linux.MS_BIND)
+        if closed:
+            os.close(0)
+
+    for command in (["doctor"], ["run", "echo.py"]):
+        done = cli(*command, preexec_fn=prepare)
+        assert (done.returncode, done.stdout) == (exits.HOST, "")
+        assert done.stderr.startswith("Error: /dev/null cannot be opened: No such file or directory.\n")
+        assert "mknod -m 666 /dev/null c 1 3" in done.stderr
+
+
 @pytest.mark.parametrize(("number", "name"), [(resource.RLIMIT_CORE, "core"), (resource.RLIMIT_FSIZE, "fsize")])
 def test_3_a_hard_limit_that_nobody_may_raise(cli: Cli, number: int, name: str) -> None:
     def prepare() -> None:

@@ -121,7 +121,7 @@ def test_nobody_reads_the_answers(home: Path, functions: Path, arguments: list[s
     assert_nothing_left(before, [home])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["doctor", "--json"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["doctor", "--json"], ["doctor"]])
 def test_nobody_reads_the_help(home: Path, arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
