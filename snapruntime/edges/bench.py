@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from snapruntime.edges.console import Console
 from rich.table import Table
 
 from snapruntime.bench import cases, plan
 from snapruntime.edges import exits
+from snapruntime.edges.console import Console
 from snapruntime.edges.interrupt import Stopper
 from snapruntime.values.errors import HostError, SnapruntimeError, UsageError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from snapruntime.edges.console import Console
 
 from snapruntime.edges import exits
+from snapruntime.edges.console import Console
 from snapruntime.edges.findings import as_json, as_sarif, as_text
 from snapruntime.edges.interrupt import Stopper
 from snapruntime.edges.output import Output

@@ -101,7 +101,6 @@ def _run() -> int:
         return of_signal(signal.SIGINT)
     except SnapruntimeError as error:
         from snapruntime.edges.console import Console
-
         from snapruntime.edges.report import describe
 
         with contextlib.suppress(OSError):  # Standard error may be what failed; the code still tells.

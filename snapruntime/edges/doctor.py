@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from snapruntime.edges.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from snapruntime.edges.console import Console
 from snapruntime.mechanisms.host.probes import gather, judge
 from snapruntime.values.host import Criu, Probe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -102,7 +103,12 @@ class Stopper:
         worker = threading.Thread(target=body, name="run", daemon=True)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         on_signals(lambda *_: None)  # What counts is the byte in the pipe.
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as error:  # What CPython makes of pthread_create's EAGAIN.
+            from snapruntime.values.errors import HostError
+
+            raise HostError(f"Cannot start a thread: {os.strerror(errno.EAGAIN)}.") from error
         code = self._await_end(outcome)
         if code is None:
             return outcome.result()

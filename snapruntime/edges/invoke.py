@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from snapruntime.edges.console import Console
 from rich.table import Table
 
 from snapruntime.edges import exits
 from snapruntime.edges.completion import FunctionName
+from snapruntime.edges.console import Console
 from snapruntime.edges.interrupt import Stopper
 from snapruntime.edges.run import read_event
 from snapruntime.mechanisms.log_store import LogStore

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from snapruntime.edges.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from snapruntime.edges.completion import FunctionName
+from snapruntime.edges.console import Console
 from snapruntime.edges.serve import shapes
 from snapruntime.values.errors import UsageError
 from snapruntime.values.function import Alias, FunctionSettings, FunctionVersion, State

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from snapruntime.edges.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from snapruntime.edges.console import Console
 from snapruntime.edges.interrupt import Stopper, of_signal
 from snapruntime.mechanisms.channel import LOG_LIMIT
 from snapruntime.values.errors import HostError

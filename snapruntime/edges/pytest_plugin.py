@@ -88,7 +88,6 @@ class Snapshotted:
         report = self.check(event, runs=runs)
         if report.fails(at) or report.handler_error:
             from snapruntime.edges.console import Console
-
             from snapruntime.edges.findings import as_text
 
             console = Console(soft_wrap=True, highlight=False, color_system=None)

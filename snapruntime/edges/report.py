@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,11 @@ _STOPPED = (
     "`snapruntime publish HANDLER --name FUNCTION --reserve none` lets it run again."
 )
 _NO_ROOM = "This host had no room for another process in time: try again when less runs on it."
+
+_CROWDED = (
+    "The limit of processes is reached: raise it (ulimit -u; pids.max of the control group: of a service TasksMax=, of "
+    "a container --pids-limit), or run fewer copies at once."
+)
 
 _SERVICE_HINTS = (
     (AccessDeniedException, "", f"The functions here are of account {ACCOUNT}: their names alone will do."),
@@ -76,7 +83,7 @@ def _sentence(error: SnapruntimeError) -> str:
 
 
 def _with_rest(text: Text, error: SnapruntimeError, debug: bool) -> Text:
-    if hint := error.hint or _hint(error):
+    if hint := _crowded(error) or error.hint or _hint(error):
         text.append(f"\n{hint}", style="not bold cyan")
     if debug:
         lines = [line for one in _chain(error) if isinstance(one, CriuError) for line in one.log]
@@ -85,6 +92,13 @@ def _with_rest(text: Text, error: SnapruntimeError, debug: bool) -> Text:
         trace = "".join(traceback.format_exception(error)).rstrip()
         text.append(f"\n{trace}", style="not bold dim")
     return text
+
+
+def _crowded(error: SnapruntimeError) -> str:
+    """Where no process could be started, which CRIU and the kernel say in the same words wherever it happens."""
+    if isinstance(error, FunctionError) or os.strerror(errno.EAGAIN) not in error.message:
+        return ""
+    return _CROWDED
 
 
 def _hint(error: SnapruntimeError) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from snapruntime.edges.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from snapruntime.edges.console import Console
 from snapruntime.mechanisms.provision.install import setup_criu
 from snapruntime.values.host import SetupProgress
 

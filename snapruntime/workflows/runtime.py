@@ -255,7 +255,7 @@ def _changes(manifest: dict[str, Any], identity: dict[str, Any], watch: Callable
     return identity_changes(manifest["identity"], identity) + input_changes(manifest["inputs"], watch)
 
 
-_CROWDED_HINT = "Free memory or processes (ulimit -u), or run fewer copies at once."
+_CROWDED_HINT = "Free memory or processes (ulimit -u, the control group's pids.max), or run fewer copies at once."
 
 
 @contextlib.contextmanager

@@ -255,6 +255,27 @@ def test_no_process_can_be_made(criu_home: Path, write: Write, nothing_left: Cen
 
 
 @pytest.mark.may_skip("a container may be given no cgroups at all")
+def test_the_command_line_names_the_limit_of_processes(criu_home: Path, write: Write, nothing_left: Census) -> None:
+    """Wherever it is reached: at our thread, at the spawner, at its children, at CRIU's."""
+    path = f"{write(HELLO).task_root}/handler.py"
+    program = [sys.executable, "-m", "snapruntime", "--home", str(criu_home), "run", path, "--rebuild", "--quiet"]
+    with cgroup("pids") as group:
+        for limit in (1, 2, 3, 4, 6, 7):
+            (group / "pids.max").write_text(str(limit))
+            done = subprocess.run(
+                ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(group / "cgroup.procs"), *program],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=ROOT,
+            )
+            assert done.returncode in (3, 4), (limit, done.stderr)
+            assert "Resource temporarily unavailable" in done.stderr, limit
+            assert "pids.max" in done.stderr, limit
+            assert "--pids-limit" in done.stderr, limit
+
+
+@pytest.mark.may_skip("a container may be given no cgroups at all")
 def test_the_kernel_ends_a_copy_for_its_memory(runtime: Runtime, write: Write, nothing_left: Census) -> None:
     function = write("def handler(event, context): return len(bytearray(b'x') * (event << 20))", timeout_s=20)
     with cgroup("memory") as group, runtime.snapshot(function) as snapshot:
