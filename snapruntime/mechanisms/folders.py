@@ -26,6 +26,9 @@ STAGING = ".new-"
 #: How often a lock that somebody else has is asked for again, seconds.
 _LOCK_INTERVAL_S = 0.02
 
+#: Why nobody else may write to the folder of all snapshots.
+SNAPSHOTS_REASON = "what is in a snapshot is executed"
+
 #: Where in the data folder the code of versions is, each in a folder of its own.
 CODE = "functions/code"
 
@@ -40,13 +43,28 @@ def own(folder: Path, reason: str) -> None:
         HostError: it cannot be made, or others than its owner may write to it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True, mode=0o700)
     except OSError as error:
-        raise HostError(
-            f"The data folder {folder.parent} cannot be used: {error}",
-            hint="Make room or give access, or name another folder with SNAPRUNTIME_HOME.",
-        ) from error
+        raise unusable(folder.parent, error) from error
+    check_own(folder, reason)
+
+
+def unusable(home: Path, error: OSError) -> HostError:
+    return HostError(
+        f"The data folder {home} cannot be used: {error}",
+        hint="Make room or give access, or name another folder with SNAPRUNTIME_HOME.",
+    )
+
+
+def check_own(folder: Path, reason: str) -> None:
+    """The same of a folder that should be there already: only look."""
+    try:
+        status = folder.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    except OSError as error:
+        raise unusable(folder.parent, error) from error
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise HostError(
             f"{folder} must belong to the user who runs snapruntime, and be writable by nobody else: {reason}.",

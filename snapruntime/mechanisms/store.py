@@ -112,7 +112,7 @@ class Store:
         """
         self.home = home
         self._snapshots = home / SNAPSHOTS
-        folders.own(self._snapshots, "what is in a snapshot is executed")
+        folders.own(self._snapshots, folders.SNAPSHOTS_REASON)
 
     def slot_of(self, *parts: str) -> str:
         """The slot for what `parts` name; readable, and without collisions."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapruntime.mechanisms.host import probes
+from snapruntime.mechanisms.host import capabilities, probes
 from snapruntime.mechanisms.host.container import Container, find_container
 from snapruntime.mechanisms.host.facts import file_system, read_kernel_options
 from snapruntime.mechanisms.host.isolated import run_isolated
@@ -75,6 +77,20 @@ def test_a_criu_that_loses_something_says_what(installed_home: Path, installed: 
     host = dataclasses.replace(host, criu=dataclasses.replace(installed, version=(3, 17, 1)))
     (answer,) = (probe for probe in probes.judge(host) if probe.name == "criu")
     assert (answer.status, "no_new_privs" in answer.detail) == ("degraded", True)
+
+
+def test_a_criu_that_does_not_start_is_set_up_again(
+    installed_home: Path, installed: Criu, tmp_path: Path, run: Run
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(installed_home, home, symlinks=True)
+    (binary,) = (home / "criu").glob("*/bin/criu")
+    os.truncate(binary, 4096)
+    document = json.loads(run(home, "doctor", "--json").stdout)
+    assert document["ok"] is False
+    for name in ("criu", "criu_check"):
+        assert _statuses(document)[name] == "missing"
+        assert "snapruntime setup" in _fixes(document)[name]
 
 
 def test_without_root(tmp_path: Path, run: Run) -> None:
@@ -144,6 +160,41 @@ def test_a_capability_that_only_costs_something(installed_home: Path, installed:
     done = run(installed_home, "doctor", "--json", wrap=("setpriv", "--bounding-set=-mknod"))
     assert done.returncode == 0, done.stdout
     assert _statuses(json.loads(done.stdout))["devices"] == "degraded"
+
+
+_ALL = frozenset(capabilities.BITS)
+
+
+def _remedies(monkeypatch: pytest.MonkeyPatch, held: frozenset[str], *failed: str) -> dict[str, str]:
+    """The fixes that a container's `doctor` names where these trials fail, which takes no confinement."""
+    monkeypatch.setattr(probes, "confinement", lambda: None)
+    names = ("pid", "mnt", "ipc", "uts", "net", "time", "root", "run", "other_uid", "ptrace", "filter", "overlay")
+    trials = dict.fromkeys((*names, "device", "memory", "cpu", "pids")) | dict.fromkeys(failed, "refused")
+    host = probes.Host(Path("/"), Container("podman"), held, None, None, None, trials)
+    return {probe.name: probe.fix or "" for probe in probes.judge(host)}
+
+
+def test_a_capability_that_is_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixes = _remedies(monkeypatch, _ALL, "mnt", "run", "other_uid", "overlay", "device")
+    for name in ("namespaces", "run_folder", "unprivileged_user", "overlay", "devices"):
+        assert fixes[name].startswith("Look at what confines this process"), name
+
+
+def test_the_capability_that_lacks_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = "Start the container with --cap-add="
+    assert _remedies(monkeypatch, _ALL - {"SYS_ADMIN"}, "device")["devices"] == f"{start}SYS_ADMIN."
+    assert _remedies(monkeypatch, _ALL - {"MKNOD"}, "device")["devices"] == f"{start}MKNOD."
+    assert _remedies(monkeypatch, _ALL - {"DAC_OVERRIDE"}, "overlay")["overlay"] == f"{start}DAC_OVERRIDE."
+
+
+def test_who_is_not_root_in_a_container_becomes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of --privileged --user 1000, no capability is left; another --cap-add gives none."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    fixes = _remedies(monkeypatch, frozenset(), "mnt")
+    for name in ("root", "capabilities", "namespaces"):
+        assert fixes[name] == "Start the container with --user 0.", name
+    assert "runAsUser: 0" in Container("kubernetes").become_root()
+    assert "sudo" in Container("").become_root()
 
 
 def test_run_is_refused_with_the_first_reason(

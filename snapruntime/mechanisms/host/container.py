@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ENGINES = ("podman", "docker", "kubernetes", "lxc", "systemd-nspawn")
+#: Those that are told by flags of their `run`; of one that does not say who it is, this is likely.
+_BY_FLAGS = ("podman", "docker", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Container:
 
     def grant(self, *capabilities: str) -> str:
         """What to do to get capabilities (named without CAP_)."""
+        if self.engine and os.geteuid() != 0:
+            return self.become_root()  # Who is not has none, whatever the container was given.
         if self.engine == "kubernetes":
             return f"Add {', '.join(capabilities)} to securityContext.capabilities.add of the container."
         if self.engine == "systemd-nspawn":
@@ -32,12 +36,32 @@ class Container:
         names = ", ".join(f"CAP_{name}" for name in capabilities)
         return f"Let what starts it (systemd unit, setpriv, …) leave it {names}."
 
+    def become_root(self) -> str:
+        """What to do where this process is not root's."""
+        if self.engine == "kubernetes":
+            return "Set runAsUser: 0 in the container's securityContext."
+        if self.engine in _BY_FLAGS:
+            return "Start the container with --user 0."
+        return "Run it with sudo, or as root."
+
+    def volume(self, folder: Path) -> str | None:
+        """What to do where `folder` cannot be written; None outside of containers."""
+        if self.engine == "kubernetes":
+            return f"Mount a volume at {folder} (volumeMounts)."
+        return f"Start the container with -v VOLUME:{folder}." if self.engine in _BY_FLAGS else None
+
+    def tmpfs(self, folder: Path) -> str | None:
+        """The same of a folder for what need not last."""
+        if self.engine == "kubernetes":
+            return f"Mount an emptyDir at {folder} (volumeMounts)."
+        return f"Start the container with --tmpfs {folder}." if self.engine in _BY_FLAGS else None
+
     def loosen(self, what: str) -> str | None:
         """What to do against a restriction: "seccomp", "apparmor" or "label"."""
         if self.engine == "kubernetes":
             field = {"seccomp": "seccompProfile", "apparmor": "appArmorProfile", "label": "seLinuxOptions"}[what]
             return f"Set {field} in the container's securityContext (type Unconfined), or privileged: true."
-        if self.engine in ("podman", "docker", "unknown"):
+        if self.engine in _BY_FLAGS:
             value = "label=disable" if what == "label" else f"{what}=unconfined"
             return f"Start the container with --security-opt {value}."
         return None

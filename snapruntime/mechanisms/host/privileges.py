@@ -33,13 +33,11 @@ NEEDED = {
 }
 
 
-def root_probe() -> Probe:
+def root_probe(container: Container) -> Probe:
     uid = os.geteuid()
     if uid == 0:
         return Probe("root", "ok", "running as root", None, True)
-    return Probe(
-        "root", "missing", f"running as user {uid}, and CRIU needs root", "Run it with sudo, or as root.", True
-    )
+    return Probe("root", "missing", f"running as user {uid}, and CRIU needs root", container.become_root(), True)
 
 
 def open_files_probe() -> Probe:

@@ -5,12 +5,10 @@ No probe changes this process; what must be tried is tried in throwaway children
 
 from __future__ import annotations
 
-import os
 import platform
 import re
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +17,6 @@ from snapruntime.mechanisms.host import capabilities
 from snapruntime.mechanisms.host.container import Container, find_container
 from snapruntime.mechanisms.host.facts import (
     confinement,
-    existing_folder,
     file_system,
     read_kernel_options,
 )
@@ -33,6 +30,7 @@ from snapruntime.mechanisms.host.privileges import (
     seccomp_probe,
     user_namespace_probe,
 )
+from snapruntime.mechanisms.host.storage import data_folder_probe, disk_space_probe, tmp_probe
 from snapruntime.mechanisms.host.trials import run_trials
 from snapruntime.mechanisms.provision.candidates import (
     has_pointer_authentication,
@@ -40,6 +38,7 @@ from snapruntime.mechanisms.provision.candidates import (
     pycriu_trouble,
     run_criu_check,
     shortcoming,
+    start_trouble,
 )
 from snapruntime.mechanisms.provision.install import chosen_criu, find_criu
 from snapruntime.values.errors import HostError
@@ -72,9 +71,6 @@ _OPTIONS = (
 )
 _OPTIONS_USEFUL = ("TIME_NS", "OVERLAY_FS", "MEMCG", "NF_TABLES")
 
-_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "virtiofs")
-_SPACE_LEAST, _SPACE_COMFORT = 64_000_000, 1_000_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -106,13 +102,16 @@ def gather(home: Path) -> Host:
         criu = chosen_criu(home)
     except HostError as caught:
         error = caught
+    check = run_criu_check(criu) if criu is not None else None
+    if criu is not None and check is not None and not check.passed and (trouble := start_trouble(criu)):
+        criu, check, error = None, None, trouble
     return Host(
         home=home,
         container=find_container(),
         capabilities=capabilities.effective(),
         criu=criu,
         criu_error=error,
-        check=run_criu_check(criu) if criu is not None else None,
+        check=check,
         trials=run_trials(),
     )
 
@@ -124,7 +123,7 @@ def require_host(home: Path) -> Criu:
     """
     container, held = find_container(), capabilities.effective()
     for probe in (
-        root_probe(),
+        root_probe(container),
         _architecture(),
         open_files_probe(),
         ceilings_probe(held),
@@ -160,8 +159,12 @@ def _kernel(host: Host) -> Probe:
     return Probe("kernel", "ok", release, None, True)
 
 
+def _passes(host: Host) -> bool:
+    return host.check is not None and host.check.passed
+
+
 def _kernel_options(host: Host) -> Probe:
-    name, passed = "kernel_options", host.check is not None and host.check.passed
+    name, passed = "kernel_options", _passes(host)
     options = read_kernel_options(platform.release())
     if options is None:
         if passed:
@@ -183,6 +186,14 @@ def _kernel_options(host: Host) -> Probe:
 _LOOK = "Look at what confines this process: AppArmor, SELinux, seccomp, a user namespace, a list of devices."
 
 
+def _remedy(host: Host, *needed: str) -> str:
+    """What to do where the kernel refused what takes these capabilities."""
+    if lacking := [name for name in needed if name not in host.capabilities]:
+        return host.container.grant(*lacking)
+    confined = confinement()
+    return (confined and host.container.loosen(confined[0])) or _LOOK
+
+
 def _namespaces(host: Host) -> Probe:
     names = ("pid", "mnt", "ipc", "uts", "net", "time")
     failed = {name: host.trials[name] for name in names if host.trials[name]}
@@ -193,15 +204,15 @@ def _namespaces(host: Host) -> Probe:
     detail = "; ".join(f"{', '.join(n for n in failed if failed[n] == reason)}: {reason}" for reason in reasons)
     # Without time namespaces in the kernel, CRIU goes without; all others are made for each copy.
     status: Status = "degraded" if set(failed) == {"time"} else "missing"
-    return Probe("namespaces", status, detail, host.container.grant("SYS_ADMIN"), True)
+    return Probe("namespaces", status, detail, _remedy(host, "SYS_ADMIN"), True)
 
 
 def _trial(
-    name: str, trial: str, works: str, *, required: bool, loss: str = "", need: str = "SYS_ADMIN"
+    name: str, trial: str, works: str, *, required: bool, loss: str = "", need: Sequence[str] = ("SYS_ADMIN",)
 ) -> Callable[[Host], Probe]:
     """A probe whose answer is one trial's outcome.
 
-    `loss`: what a failure costs where the thing is not required; `need`: the capability that it takes.
+    `loss`: what a failure costs where the thing is not required; `need`: the capabilities that it takes.
     """
 
     def probe(host: Host) -> Probe:
@@ -209,11 +220,7 @@ def _trial(
         if reason is None:
             return Probe(name, "ok", works, None, required)
         detail = f"{reason}{'; ' if loss else ''}{loss}"
-        fix = host.container.grant(need)
-        if need in host.capabilities:
-            confined = confinement()
-            fix = (confined and host.container.loosen(confined[0])) or _LOOK
-        return Probe(name, "missing" if required else "degraded", detail, fix, required)
+        return Probe(name, "missing" if required else "degraded", detail, _remedy(host, *need), required)
 
     return probe
 
@@ -222,16 +229,15 @@ def _run_folder(host: Host) -> Probe:
     reason, kind = host.trials["run"], file_system("/run")
     if reason is None:
         return Probe("run_folder", "ok", f"{kind}; a private tmpfs can be mounted over it", None, True)
-    return Probe(
-        "run_folder", "missing", f"no tmpfs can be mounted on /run: {reason}", host.container.grant("SYS_ADMIN"), True
-    )
+    detail = f"no tmpfs can be mounted on /run: {reason}"
+    return Probe("run_folder", "missing", detail, _remedy(host, "SYS_ADMIN"), True)
 
 
 def _user(host: Host) -> Probe:
     reason = host.trials["other_uid"]
     if reason is None:
         return Probe("unprivileged_user", "ok", "functions can run without privileges", None, True)
-    return Probe("unprivileged_user", "missing", reason, host.container.grant("SETUID", "SETGID"), True)
+    return Probe("unprivileged_user", "missing", reason, _remedy(host, "SETUID", "SETGID"), True)
 
 
 def _criu(host: Host) -> Probe:
@@ -271,32 +277,6 @@ def _python(host: Host) -> Probe:
     return Probe("python", "ok", f"{platform.python_version()}, {sys.executable}", None, True)
 
 
-def _data_folder(host: Host) -> Probe:
-    folder = existing_folder(host.home)
-    kind = file_system(str(folder))
-    if not os.access(folder, os.W_OK):
-        fix = "Run as root, or name another with SNAPRUNTIME_HOME."
-        return Probe("data_folder", "missing", f"{host.home} cannot be written", fix, True)
-    if kind in _NETWORK_FILE_SYSTEMS:
-        fix = "Name a folder on a local disk with SNAPRUNTIME_HOME."
-        return Probe("data_folder", "degraded", f"{host.home} is on {kind}: restores wait for the network", fix, True)
-    if kind == "tmpfs":
-        fix = "Name a folder on a disk with SNAPRUNTIME_HOME."
-        return Probe("data_folder", "degraded", f"{host.home} is in memory (tmpfs): gone after a restart", fix, True)
-    return Probe("data_folder", "ok", f"{host.home} on {kind}", None, True)
-
-
-def _disk_space(host: Host) -> Probe:
-    free = shutil.disk_usage(existing_folder(host.home)).free
-    fix = f"Make room on the disk of {host.home}, or name another with SNAPRUNTIME_HOME."
-    detail = f"{free / 1e9:.1f} GB free"
-    if free < _SPACE_LEAST:
-        return Probe("disk_space", "missing", f"{free / 1e6:.0f} MB free", fix, True)
-    if free < _SPACE_COMFORT:
-        return Probe("disk_space", "degraded", f"{detail}; a snapshot can take 300 MB", fix, True)
-    return Probe("disk_space", "ok", detail, None, True)
-
-
 def _container(host: Host) -> Probe:
     engine = host.container.engine
     return Probe(
@@ -305,7 +285,7 @@ def _container(host: Host) -> Probe:
 
 
 PROBES: tuple[Callable[[Host], Probe], ...] = (
-    lambda host: root_probe(),
+    lambda host: root_probe(host.container),
     lambda host: _architecture(),
     _kernel,
     _kernel_options,
@@ -317,7 +297,7 @@ PROBES: tuple[Callable[[Host], Probe], ...] = (
     _trial("sandbox", "root", "mounts and pivot_root work", required=True),
     _run_folder,
     _user,
-    _trial("ptrace", "ptrace", "processes can be seized", required=True, need="SYS_PTRACE"),
+    _trial("ptrace", "ptrace", "processes can be seized", required=True, need=("SYS_PTRACE",)),
     lambda host: seccomp_probe(host.container),
     lambda host: confinement_probe(host.container),
     _criu,
@@ -326,16 +306,24 @@ PROBES: tuple[Callable[[Host], Probe], ...] = (
     _python,
     _trial("filter", "filter", "functions' system calls can be filtered", required=True),
     lambda host: limits_probe(host.trials, host.container),
-    _trial("overlay", "overlay", "overlayfs mounts work", required=False, loss="/tmp of each copy is copied instead"),
+    _trial(
+        "overlay",
+        "overlay",
+        "overlayfs mounts work",
+        required=False,
+        loss="/tmp of each copy is copied instead",
+        need=("SYS_ADMIN", "DAC_OVERRIDE"),
+    ),
     _trial(
         "devices",
         "device",
         "device nodes can be made",
         required=False,
         loss="the host's are shown instead",
-        need="MKNOD",
+        need=("SYS_ADMIN", "MKNOD"),
     ),
-    _data_folder,
-    _disk_space,
+    lambda host: data_folder_probe(host.home, host.container),
+    lambda host: disk_space_probe(host.home),
+    lambda host: tmp_probe(host.container, check_passed=_passes(host)),
     _container,
 )

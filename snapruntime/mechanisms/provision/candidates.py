@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from snapruntime.mechanisms.folders import unusable
 from snapruntime.mechanisms.host import capabilities
 from snapruntime.mechanisms.host.isolated import child_argv, run_isolated
 from snapruntime.mechanisms.provision import prefix as criu_prefix
@@ -82,6 +83,16 @@ def version_of(argv: tuple[str, ...]) -> tuple[tuple[int, int, int] | None, str]
         return None, str(error)
     version = criu_prefix.parse_version(stdout) if code == 0 and "Version:" in stdout else None
     return version, (stderr or stdout).strip()[:500] or f"status {code}"
+
+
+def start_trouble(criu: Criu) -> HostError | None:
+    """Where not even its version is to be had, `criu` is damaged, and the kernel is not to blame."""
+    version, said = version_of(criu.argv)
+    return does_not_start(criu, said) if version is None else None
+
+
+def does_not_start(criu: Criu, said: str) -> HostError:
+    return HostError(f"{criu.describe()} does not start any more: {said}", hint="Run `snapruntime setup` again.")
 
 
 def check_failed(criu: Criu, result: CheckResult) -> HostError:
@@ -177,7 +188,10 @@ def _is_elf(path: Path) -> bool:
 
 
 def _pycriu_of(home: Path, binary: Path) -> Path | None:
-    """A folder with the pycriu that belongs to `binary`, and nothing else in it; None where there is no pycriu."""
+    """A folder with the pycriu that belongs to `binary`, and nothing else in it; None where there is no pycriu.
+
+    Raises HostError: the data folder cannot be written.
+    """
     top = binary.parent.parent
     candidates = [
         top / "python",  # a prefix
@@ -195,9 +209,12 @@ def _pycriu_of(home: Path, binary: Path) -> Path | None:
     if {entry.name for entry in package.parent.iterdir()} <= {"pycriu", "__pycache__"}:
         return package.parent
     folder = home / "criu" / f"pycriu-{hashlib.sha256(os.fsencode(package)).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        (folder / "pycriu").symlink_to(package)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (folder / "pycriu").symlink_to(package)
+    except OSError as error:
+        raise unusable(home, error) from error
     return folder
 
 

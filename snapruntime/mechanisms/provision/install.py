@@ -23,6 +23,7 @@ from typing import Any
 from snapruntime.mechanisms.provision import prefix as criu_prefix
 from snapruntime.mechanisms.provision.candidates import (
     check_failed,
+    does_not_start,
     has_pointer_authentication,
     is_privileged,
     minimum_version,
@@ -194,7 +195,7 @@ def _judge(home: Path, criu: Criu) -> Criu:
     """Look again at the recorded choice: another kernel runs, or the file was replaced, or it did not pass before."""
     version, said = version_of(criu.argv)
     if version is None:
-        raise HostError(f"{criu.describe()} does not start any more: {said}", hint="Run `snapruntime setup` again.")
+        raise does_not_start(criu, said)
     criu = Criu(criu.binary, criu.argv, version, criu.pycriu, criu.source)
     if version < CRIU_MINIMUM_PAC and has_pointer_authentication():
         raise HostError(pac_trouble(version), hint="Run `snapruntime setup`, which installs a newer one.")
