@@ -27,7 +27,7 @@ from snapruntime.edges.report import describe
 from snapruntime.edges.session import shared_state
 from snapruntime.mechanisms import linux
 from snapruntime.mechanisms.host.capabilities import BITS
-from snapruntime.values.errors import FunctionError, SnapruntimeError
+from snapruntime.values.errors import FunctionError, SnapruntimeError, SnapshotError
 from snapruntime.workflows import lambda_log
 from snapruntime.workflows.checkpoint import _shared_state
 
@@ -393,6 +393,12 @@ def test_messages_name_the_phase() -> None:
         "Error: A before-snapshot hook failed: Sandbox.Timedout: Task timed out",
         "Error: The function failed: Sandbox.Timedout: Task timed out",
     ]
+
+
+def test_a_limit_of_processes_that_criu_meets_is_named() -> None:
+    error = SnapshotError("CRIU refused the checkpoint: fork: Resource temporarily unavailable", hint="Close it.")
+    assert "pids.max" in describe(error).plain
+    assert "Close it." in describe(SnapshotError("CRIU refused the checkpoint: a socket", hint="Close it.")).plain
 
 
 @pytest.mark.parametrize(

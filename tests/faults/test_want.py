@@ -256,7 +256,7 @@ def test_no_process_can_be_made(criu_home: Path, write: Write, nothing_left: Cen
 
 @pytest.mark.may_skip("a container may be given no cgroups at all")
 def test_the_command_line_names_the_limit_of_processes(criu_home: Path, write: Write, nothing_left: Census) -> None:
-    """Wherever it is reached: at our thread, at the spawner, at its children, at CRIU's."""
+    """Wherever it is reached: at our thread, at the spawner, at its children."""
     path = f"{write(HELLO).task_root}/handler.py"
     program = [sys.executable, "-m", "snapruntime", "--home", str(criu_home), "run", path, "--rebuild", "--quiet"]
     with cgroup("pids") as group:
