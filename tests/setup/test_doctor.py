@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -187,11 +188,16 @@ def test_the_capability_that_lacks_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert _remedies(monkeypatch, _ALL - {"DAC_OVERRIDE"}, "overlay")["overlay"] == f"{start}DAC_OVERRIDE."
 
 
+def _denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def test_who_is_not_root_in_a_container_becomes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of --privileged --user 1000, no capability is left; another --cap-add gives none."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    fixes = _remedies(monkeypatch, frozenset(), "mnt")
-    for name in ("root", "capabilities", "namespaces"):
+    monkeypatch.setattr("tempfile.mkdtemp", _denied)
+    fixes = _remedies(monkeypatch, frozenset(), "mnt", "pids")
+    for name in ("root", "capabilities", "namespaces", "limits", "data_folder"):
         assert fixes[name] == "Start the container with --user 0.", name
     assert "runAsUser: 0" in Container("kubernetes").become_root()
     assert "sudo" in Container("").become_root()

@@ -21,7 +21,7 @@ def limits_probe(trials: Mapping[str, str | None], container: Container) -> Prob
     reasons = dict.fromkeys(failed.values())
     lost = "; ".join(f"{', '.join(LIMITED[n] for n in failed if failed[n] == why)}: {why}" for why in reasons)
     if os.geteuid():
-        fix = "Run as root."
+        fix = container.become_root()
     elif container.engine:
         fix = (
             "Give the container control groups that it may write to (podman, docker: --privileged, or --cgroupns=host "
