@@ -90,7 +90,9 @@ def test_what_is_no_http(server: Server, client: Any, echo: str, request_bytes: 
 @pytest.mark.parametrize(
     ("line", "status"),
     [
-        ("GET http://elsewhere/livez HTTP/1.1", 400),
+        ("GET http://elsewhere/livez HTTP/1.1", 403),  # Whatever the header Host says.
+        ("GET http://localhost/no/such/call HTTP/1.1", 404),
+        ("GET ftp://localhost/livez HTTP/1.1", 400),
         ("GET /no/such/call HTTP/1.1", 404),
         ("PATCH /2015-03-31/functions HTTP/1.1", 404),
         ("GET /2015-03-31/functions/%2e%2e%2fetc%2fpasswd HTTP/1.1", 400),
@@ -109,6 +111,16 @@ def test_requests_for_what_is_not_there(server: Server, echo: str, line: str, st
         found, body = answer_of(other)
     assert found == status, body
     assert json.loads(body)["Type"] == "User"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:{port}/livez", "HTTP://localhost/livez?a=b", "http://me@localhost:{port}/livez"]
+)
+def test_a_target_that_names_the_server(server: Server, target: str) -> None:
+    """As proxies are asked; servers have to accept it, and to take the host from there (RFC 9112, 3.2.2)."""
+    with connected(server) as other:
+        other.sendall(f"GET {target.format(port=server.port)} HTTP/1.1\r\nHost: elsewhere\r\n\r\n".encode())
+        assert answer_of(other)[0] == 200
 
 
 def test_several_requests_on_one_connection(server: Server, echo: str) -> None:
