@@ -21,8 +21,12 @@ _TIMEOUT = "Sandbox.Timedout"
 
 
 def runtime_version(function: Function, version: Sequence[int]) -> str:
-    """The fields that say which runtime it is. The ARN is made up, stable for one interpreter, of the right form."""
-    name = ".".join(map(str, version))
+    """The fields that say which runtime it is. The ARN is made up, stable for one interpreter, of the right form.
+
+    Args:
+        version: of the interpreter; only major and minor are told, so that all commands say the same of a function.
+    """
+    name = ".".join(map(str, version[:2]))
     digest = hashlib.sha256(f"{function.python} {name}".encode("utf-8", "surrogateescape")).hexdigest()
     region = function.environment.get("AWS_REGION", "us-east-1")
     return f"Runtime Version: python:{name}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest}"

@@ -18,7 +18,7 @@ from snapruntime.workflows import lambda_log
 
 _ID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _MS = r"\d+\.\d\d ms"
-_RUNTIME = r"Runtime Version: python:3\.\d+\.\d+\tRuntime Version ARN: arn:aws:lambda:us-east-1::runtime:[0-9a-f]{64}"
+_RUNTIME = r"Runtime Version: python:3\.\d+\tRuntime Version ARN: arn:aws:lambda:us-east-1::runtime:[0-9a-f]{64}"
 _USED = rf"Duration: {_MS}\tBilled Duration: \d+ ms\tMemory Size: 512 MB\tMax Memory Used: [1-9]\d* MB"
 _RESTORED = rf"Restore Duration: {_MS}\tBilled Restore Duration: \d+ ms"
 

@@ -480,6 +480,51 @@ def test_the_log_is_lambdas(publish: Publish, open_host: OpenHost) -> None:
     assert report["metrics"]["memorySizeMB"] == 512
 
 
+@pytest.mark.parametrize("warm", [0, 1])
+def test_what_after_restore_hooks_write_is_of_the_restore(publish: Publish, open_host: OpenHost, warm: int) -> None:
+    publish(
+        "f",
+        """
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def connect():
+            print("connecting", flush=True)
+            print("connected", flush=True)
+        def lambda_handler(event, context): pass
+        """,
+    )
+    host = open_host(warm=warm)
+    if warm:
+        host.invoke("f", "1", b"{}")
+        parked(host, "f")
+    answer = host.invoke("f", "1", b"{}")
+    assert answer.way == ("parked" if warm else "on demand")
+    assert [line.split()[0] for line in answer.log_tail.decode().splitlines()] == [
+        "RESTORE_START", "connecting", "connected", "RESTORE_REPORT", "START", "END", "REPORT",
+    ]  # fmt: skip
+
+
+def test_the_log_of_a_hook_that_fails(publish: Publish, open_host: OpenHost) -> None:
+    publish(
+        "f",
+        """
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def connect():
+            print("connecting", flush=True)
+            raise LookupError("nowhere")
+        def lambda_handler(event, context): pass
+        """,
+    )
+    host = open_host(warm=0)
+    with pytest.raises(SnapStartException):
+        host.invoke("f", "1", b"{}")
+    said = [record.get("text") or record["record"] for record in host._logs.read("f")]
+    assert [line.split()[0] for line in said][:2] == ["RESTORE_START", "connecting"]
+    assert said[-1].startswith("RESTORE_REPORT ")
+    assert sum("RESTORE_START" in line for line in said) == 1
+
+
 def test_a_log_in_json(publish: Publish, open_host: OpenHost) -> None:
     publish(
         "f",
