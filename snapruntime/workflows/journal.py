@@ -119,7 +119,7 @@ class Journal:
             "durationMs": round(duration, 3),
             "billedDurationMs": math.ceil(duration + (invocation.init_ms or 0.0) + math.ceil(hooks)),
             "memorySizeMB": self._function.memory_mb,
-            "maxMemoryUsedMB": invocation.max_memory_mb or 0,
+            "maxMemoryUsedMB": lambda_log.max_memory_mb(invocation, self._function),
         }
         if invocation.init_ms is not None:
             metrics["initDurationMs"] = round(invocation.init_ms, 3)

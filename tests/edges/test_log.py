@@ -140,6 +140,11 @@ def test_the_captured_report_line() -> None:
     )
 
 
+def test_no_more_memory_is_reported_than_there_is() -> None:
+    function = Function("f", "handler", None, "/task", "/usr/bin/python3", memory_mb=128)
+    assert "\tMemory Size: 128 MB\tMax Memory Used: 128 MB\t" in lambda_log.report(_invocation(), function)
+
+
 def test_the_billed_duration_of_a_cold_start_has_its_init() -> None:
     # AWS's announcement of billing init (August 2025) has these numbers.
     cold = _invocation(cold=True, restore_ms=None, hooks_ms=None, init_ms=836.30, duration_ms=250.06)

@@ -25,6 +25,7 @@ from snapruntime.values.service_errors import (
 )
 from snapruntime.workflows.functions import Functions
 from snapruntime.workflows.host import FunctionHost
+from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.pool import Pool
 
 RESERVED = "ReservedFunctionConcurrentInvocationLimitExceeded"
@@ -478,6 +479,16 @@ def test_the_log_is_lambdas(publish: Publish, open_host: OpenHost) -> None:
     report = records[-1]["record"]
     assert (report["status"], report["errorType"]) == ("error", "KeyError")
     assert report["metrics"]["memorySizeMB"] == 512
+
+
+def test_no_more_memory_is_logged_than_there_is(
+    publish: Publish, open_host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("f", memory_mb=512)
+    host = open_host(warm=0)
+    monkeypatch.setattr(Instance, "_max_memory_mb", lambda _: 516)
+    said(host.invoke("f", "1", b"{}"))
+    assert host._logs.read("f")[-1]["record"]["metrics"]["maxMemoryUsedMB"] == 512
 
 
 @pytest.mark.parametrize("warm", [0, 1])
