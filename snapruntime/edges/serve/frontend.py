@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
@@ -105,7 +106,8 @@ class Frontend:
         while True:
             await asyncio.sleep(_TIDY_S)
             if self._open <= _FEW and resident_bytes() > least + _MUCH:
-                await asyncio.get_running_loop().run_in_executor(self._threads["page"], give_back)
+                back = partial(give_back, cycles=not self._open)
+                await asyncio.get_running_loop().run_in_executor(self._threads["page"], back)
                 if not self._open:
                     least = resident_bytes()  # What is left is in use: it is not looked through again and again.
 
