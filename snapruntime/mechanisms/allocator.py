@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -14,8 +15,15 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * _PAGE
 
 
-def give_back() -> None:
+def give_back(*, cycles: bool) -> None:
     """Give the kernel what is free: glibc gives back only what is at the end of a heap, and so one small piece there
-    keeps all that a flood of large requests once took. Takes milliseconds; other threads go on."""
+    keeps all that a flood of large requests once took. Takes milliseconds; other threads go on.
+
+    Args:
+        cycles: first free what only refers to itself. Each connection that a client breaks off leaves such: Python
+            looks for what is old of it only after many more have come. Other threads wait some tens of milliseconds.
+    """
+    if cycles:
+        gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # Not where the C library is another (musl).
         trim(0)

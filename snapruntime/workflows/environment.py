@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
+
 from snapruntime.mechanisms.interpreter import Interpreter
 from snapruntime.mechanisms.sandbox import RUNTIME_FOLDER
 from snapruntime.values.errors import UsageError
@@ -66,4 +69,11 @@ def environment_of(function: Function, interpreter: Interpreter, initialization_
         "LAMBDA_TASK_ROOT": function.task_root,
         "LAMBDA_RUNTIME_DIR": RUNTIME_FOLDER,
         "_HANDLER": function.handler,
+        **(_log_names(function) if initialization_type == ON_DEMAND else {}),
     }
+
+
+def _log_names(function: Function) -> dict[str, str]:
+    """Lambda's names of the log. A process has a stream of its own, so those that share a snapshot have no name."""
+    stream = f"{datetime.now(UTC):%Y/%m/%d}/[{function.version}]{uuid.uuid4().hex}"
+    return {"AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}", "AWS_LAMBDA_LOG_STREAM_NAME": stream}

@@ -22,7 +22,7 @@ from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.mechanisms.folders import fsync
 from snapruntime.mechanisms.threads import Threads
 from snapruntime.values.answer import Answer, Limits
-from snapruntime.values.function import FunctionSettings, function_arn
+from snapruntime.values.function import LATEST, FunctionSettings, function_arn
 from snapruntime.values.service_errors import (
     ResourceNotFoundException,
     ServiceError,
@@ -194,7 +194,7 @@ class Events:
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "requestContext": {
                 "requestId": event.request_id,
-                "functionArn": function_arn(event.function, event.qualifier),
+                "functionArn": function_arn(event.function, event.qualifier or LATEST),
                 "condition": condition,
                 "approximateInvokeCount": attempts,
             },

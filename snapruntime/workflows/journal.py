@@ -40,6 +40,7 @@ class Journal:
         self._tail = bytearray()
         self._begun = b""  # A line that has not ended yet.
         self._records: list[Record] = []
+        self._restoring = False  # RESTORE_START has been said, but not yet how it went.
         self._restore_ms: float | None = None  # What RESTORE_REPORT said.
 
     @property
@@ -63,7 +64,10 @@ class Journal:
             self._records.clear()
 
     def starting(self, *, cold: bool) -> None:
-        """A process is being started, or handed over, for it."""
+        """A process is being started, or handed over, for it. Said once, however many copies it takes."""
+        if self._restoring and not cold:
+            return
+        self._restoring = not cold
         runtime = lambda_log.runtime_version(self._function, _numbers(self._version.configuration.runtime))
         kind = "initStart" if cold else "restoreStart"
         lines = lambda_log.init_start(runtime) if cold else lambda_log.restore_start(runtime)
@@ -77,6 +81,7 @@ class Journal:
 
     def started(self, milliseconds: float, *, cold: bool) -> None:
         """It is there."""
+        self._restoring = False
         record = {"status": "success", "metrics": {"durationMs": round(milliseconds, 3)}}
         if cold:
             self._platform("initReport", record | {"phase": "init"})
@@ -86,6 +91,7 @@ class Journal:
 
     def not_started(self, milliseconds: float, error: Mapping[str, Any], phase: str) -> None:
         """It did not come to life."""
+        self._restoring = False
         line = lambda_log.restore_report if phase == "after_restore" else lambda_log.init_failed
         kind = "restoreReport" if phase == "after_restore" else "initReport"
         error_type = error.get("errorType")
@@ -113,7 +119,7 @@ class Journal:
             "durationMs": round(duration, 3),
             "billedDurationMs": math.ceil(duration + (invocation.init_ms or 0.0) + math.ceil(hooks)),
             "memorySizeMB": self._function.memory_mb,
-            "maxMemoryUsedMB": invocation.max_memory_mb or 0,
+            "maxMemoryUsedMB": lambda_log.max_memory_mb(invocation, self._function),
         }
         if invocation.init_ms is not None:
             metrics["initDurationMs"] = round(invocation.init_ms, 3)

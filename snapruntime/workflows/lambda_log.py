@@ -21,8 +21,12 @@ _TIMEOUT = "Sandbox.Timedout"
 
 
 def runtime_version(function: Function, version: Sequence[int]) -> str:
-    """The fields that say which runtime it is. The ARN is made up, stable for one interpreter, of the right form."""
-    name = ".".join(map(str, version))
+    """The fields that say which runtime it is. The ARN is made up, stable for one interpreter, of the right form.
+
+    Args:
+        version: of the interpreter; only major and minor are told, so that all commands say the same of a function.
+    """
+    name = ".".join(map(str, version[:2]))
     digest = hashlib.sha256(f"{function.python} {name}".encode("utf-8", "surrogateescape")).hexdigest()
     region = function.environment.get("AWS_REGION", "us-east-1")
     return f"Runtime Version: python:{name}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest}"
@@ -77,7 +81,7 @@ def report(invocation: Invocation, function: Function) -> str:
         f"Duration: {duration:.2f} ms",
         f"Billed Duration: {math.ceil(duration + extra)} ms",
         f"Memory Size: {function.memory_mb} MB",
-        f"Max Memory Used: {invocation.max_memory_mb or 0} MB",
+        f"Max Memory Used: {max_memory_mb(invocation, function)} MB",
     ]
     if invocation.init_ms is not None:
         fields.append(f"Init Duration: {invocation.init_ms:.2f} ms")
@@ -89,6 +93,14 @@ def report(invocation: Invocation, function: Function) -> str:
     if invocation.error and invocation.error.get("errorType") in (*_PLATFORM, _TIMEOUT):
         status = _status(invocation.error, "invoke").lstrip("\t")
     return "\t".join([*fields, status])
+
+
+def max_memory_mb(invocation: Invocation, function: Function) -> int:
+    """What a report says was used: the memory size at most, as on Lambda.
+
+    What was measured can be more: what copies share counts as resident, and the limit leaves room for our own part.
+    """
+    return min(invocation.max_memory_mb or 0, function.memory_mb)
 
 
 def _status(error: Mapping[str, Any], phase: str) -> str:

@@ -187,8 +187,14 @@ class Supply:
         """Hand a restored copy over. Raises _DiedError where one that was parked has ended in the very moment."""
         copy, journal, began = held.copy, request.journal, time.monotonic()
         assert isinstance(copy, Parked)
+
+        def sink(data: bytes) -> None:
+            # Only where hooks write: of a copy that turns out to be of no use before, the log says nothing.
+            journal.starting(cold=False)
+            journal.sink(data)
+
         try:
-            held.copy = copy.resume(request_id=request.id, sink=journal.sink)
+            held.copy = copy.resume(request_id=request.id, sink=sink)
         except BaseException as error:
             self.keeper.forget(held)
             self.memory.give(held.charge)

@@ -20,9 +20,11 @@ def check_tags(tags: Mapping[str, str]) -> None:
 
     Raises:
         ValidationException: one is not of the form, or not within the limits, that the API gives.
-        InvalidParameterValueException: they are too many.
+        InvalidParameterValueException: they are too many, or one is of those that AWS keeps to itself.
     """
     for key, value in tags.items():
+        if key.lower().startswith("aws:"):
+            raise InvalidParameterValueException("aws: prefixed tag key names are not allowed for external use.")
         if not 1 <= len(key) <= _KEY or not all(map(_allowed, key)):
             raise ValidationException("tags", key, f"Map keys must have from 1 to {_KEY} letters, digits or _.:/=+-@")
         if len(value) > _VALUE or not all(map(_allowed, value)):

@@ -18,7 +18,7 @@ from snapruntime.workflows import lambda_log
 
 _ID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _MS = r"\d+\.\d\d ms"
-_RUNTIME = r"Runtime Version: python:3\.\d+\.\d+\tRuntime Version ARN: arn:aws:lambda:us-east-1::runtime:[0-9a-f]{64}"
+_RUNTIME = r"Runtime Version: python:3\.\d+\tRuntime Version ARN: arn:aws:lambda:us-east-1::runtime:[0-9a-f]{64}"
 _USED = rf"Duration: {_MS}\tBilled Duration: \d+ ms\tMemory Size: 512 MB\tMax Memory Used: [1-9]\d* MB"
 _RESTORED = rf"Restore Duration: {_MS}\tBilled Restore Duration: \d+ ms"
 
@@ -138,6 +138,11 @@ def test_the_captured_report_line() -> None:
         "REPORT RequestId: ID\tDuration: 2338.66 ms\tBilled Duration: 2521 ms\tMemory Size: 3009 MB\t"
         "Max Memory Used: 173 MB\tRestore Duration: 398.97 ms\tBilled Restore Duration: 182 ms\t"
     )
+
+
+def test_no_more_memory_is_reported_than_there_is() -> None:
+    function = Function("f", "handler", None, "/task", "/usr/bin/python3", memory_mb=128)
+    assert "\tMemory Size: 128 MB\tMax Memory Used: 128 MB\t" in lambda_log.report(_invocation(), function)
 
 
 def test_the_billed_duration_of_a_cold_start_has_its_init() -> None:

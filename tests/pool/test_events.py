@@ -117,6 +117,7 @@ def test_what_fails_is_tried_again_and_then_given_up(lab: Lab) -> None:
     assert letter["requestContext"]["condition"] == "RetriesExhausted"
     assert letter["requestContext"]["approximateInvokeCount"] == 3
     assert letter["requestContext"]["requestId"] == "id-f"
+    assert letter["requestContext"]["functionArn"] == "arn:aws:lambda:us-east-1:123456789012:function:f:$LATEST"
     assert letter["requestPayload"] == {"order": 7}
     assert letter["responsePayload"] == {"errorType": "ValueError"}
     assert letter["responseContext"]["functionError"] == "Unhandled"

@@ -25,6 +25,7 @@ from snapruntime.values.service_errors import (
 )
 from snapruntime.workflows.functions import Functions
 from snapruntime.workflows.host import FunctionHost
+from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.pool import Pool
 
 RESERVED = "ReservedFunctionConcurrentInvocationLimitExceeded"
@@ -478,6 +479,61 @@ def test_the_log_is_lambdas(publish: Publish, open_host: OpenHost) -> None:
     report = records[-1]["record"]
     assert (report["status"], report["errorType"]) == ("error", "KeyError")
     assert report["metrics"]["memorySizeMB"] == 512
+
+
+def test_no_more_memory_is_logged_than_there_is(
+    publish: Publish, open_host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("f", memory_mb=512)
+    host = open_host(warm=0)
+    monkeypatch.setattr(Instance, "_max_memory_mb", lambda _: 516)
+    said(host.invoke("f", "1", b"{}"))
+    assert host._logs.read("f")[-1]["record"]["metrics"]["maxMemoryUsedMB"] == 512
+
+
+@pytest.mark.parametrize("warm", [0, 1])
+def test_what_after_restore_hooks_write_is_of_the_restore(publish: Publish, open_host: OpenHost, warm: int) -> None:
+    publish(
+        "f",
+        """
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def connect():
+            print("connecting", flush=True)
+            print("connected", flush=True)
+        def lambda_handler(event, context): pass
+        """,
+    )
+    host = open_host(warm=warm)
+    if warm:
+        host.invoke("f", "1", b"{}")
+        parked(host, "f")
+    answer = host.invoke("f", "1", b"{}")
+    assert answer.way == ("parked" if warm else "on demand")
+    assert [line.split()[0] for line in answer.log_tail.decode().splitlines()] == [
+        "RESTORE_START", "connecting", "connected", "RESTORE_REPORT", "START", "END", "REPORT",
+    ]  # fmt: skip
+
+
+def test_the_log_of_a_hook_that_fails(publish: Publish, open_host: OpenHost) -> None:
+    publish(
+        "f",
+        """
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def connect():
+            print("connecting", flush=True)
+            raise LookupError("nowhere")
+        def lambda_handler(event, context): pass
+        """,
+    )
+    host = open_host(warm=0)
+    with pytest.raises(SnapStartException):
+        host.invoke("f", "1", b"{}")
+    said = [record.get("text") or record["record"] for record in host._logs.read("f")]
+    assert [line.split()[0] for line in said][:2] == ["RESTORE_START", "connecting"]
+    assert said[-1].startswith("RESTORE_REPORT ")
+    assert sum("RESTORE_START" in line for line in said) == 1
 
 
 def test_a_log_in_json(publish: Publish, open_host: OpenHost) -> None:

@@ -7,6 +7,7 @@ Function.ResponseSizeTooLarge) and awslambdaric; tests/worker compares the latte
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -437,15 +438,20 @@ def test_the_context(start: Start, write: Write) -> None:
     )
     instance = start(function)
     seen = instance.invoke({}, request_id="the-id").result
-    left = seen.pop("left")
+    left, (group, stream) = seen.pop("left"), seen.pop("log")
     assert 5000 < left <= 7000
+    if instance.init_ms is None:
+        assert (group, stream) == (None, None), "a snapshot's copies cannot all have the stream of its init"
+    else:
+        assert group == "/aws/lambda/handler"
+        assert re.fullmatch(r"\d{4}/\d\d/\d\d/\[\$LATEST\][0-9a-f]{32}", stream)
+        assert start(function).invoke({}).result["log"] not in ([group, stream], [None, None]), "each has its own"
     assert seen == {
         "name": "handler",
         "version": "$LATEST",
         "memory": "1024",
         "arn": "arn:aws:lambda:eu-west-3:123456789012:function:handler",
         "id": "the-id",
-        "log": [None, None],
         "identity": None,
         "tenant": None,
         "client": None,

@@ -445,7 +445,7 @@ def test_criu_is_missing(tmp_path: Path, write: Write) -> None:
     kind, message, hint = json.loads(done.stdout)
     assert kind == "HostError"
     assert "CRIU" in message
-    assert "snapruntime setup" in hint
+    assert f"snapruntime --home {tmp_path}/empty setup" in hint
 
 
 @pytest.mark.may_skip("the system's own CRIU is not in the data folder")

@@ -54,6 +54,14 @@ def http_call(
     return answer
 
 
+def test_a_target_that_names_the_url(server: Server, url: str) -> None:
+    status, body, _ = http_call(server, url, f"{url}orders?a=b", headers={"Host": "localhost"})
+    assert status == 200
+    event = json.loads(body)
+    assert (event["rawPath"], event["rawQueryString"]) == ("/orders", "a=b")
+    assert event["headers"]["host"] == url.removeprefix("http://").rstrip("/")
+
+
 @pytest.fixture(scope="module")
 def url(client: Any) -> str:
     name = create(client, "web", SOURCE)

@@ -29,6 +29,8 @@ def test_the_life_of_tags(client: Any) -> None:
     ("tags", "error"),
     [
         ({f"key-{number}": "" for number in range(51)}, "InvalidParameterValueException"),
+        ({"aws:team": "a"}, "InvalidParameterValueException"),
+        ({"AWS:": "a"}, "InvalidParameterValueException"),
         ({"k" * 129: "x"}, "ValidationException"),
         ({"k": "v" * 257}, "ValidationException"),
         ({"k": "line\nend"}, "ValidationException"),

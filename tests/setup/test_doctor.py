@@ -69,7 +69,8 @@ def test_without_criu(tmp_path: Path, run: Run) -> None:
     assert document["ok"] is False
     assert document["criu"] is None
     assert _statuses(document)["criu"] == "missing"
-    assert "snapruntime setup" in _fixes(document)["criu"]
+    setup = f"Run `snapruntime --home {tmp_path}/home setup`."
+    assert [_fixes(document)[name] for name in ("criu", "criu_check", "pycriu")] == [setup] * 3
     assert not (tmp_path / "home").exists(), "doctor only looks"
 
 
@@ -232,7 +233,7 @@ def test_run_is_refused_with_the_first_reason(
 def test_run_needs_setup_first(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         require_host(tmp_path / "home")
-    assert "snapruntime setup" in caught.value.hint
+    assert f"snapruntime --home {tmp_path}/home setup" in caught.value.hint
 
 
 def test_requiring_is_quick(installed_home: Path, installed: Criu) -> None:

@@ -91,7 +91,14 @@ def test_another_kernel_is_checked_again(
 def test_nothing_set_up_is_said(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="No usable CRIU") as caught:
         find_criu(tmp_path / "home")
-    assert "snapruntime setup" in caught.value.hint
+    assert caught.value.hint == f"Run `snapruntime --home {tmp_path}/home setup`."
+
+
+def test_the_usual_folder_needs_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAPRUNTIME_HOME", str(tmp_path / "home"))
+    with pytest.raises(HostError, match="No usable CRIU") as caught:
+        find_criu(tmp_path / "home")
+    assert caught.value.hint == "Run `snapruntime setup`."
 
 
 def test_a_damaged_record_is_as_none(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Bodies:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # Such a client asks before it sends much.
         pieces: list[bytes] = []
-        size = taken = 0
+        piece, size, taken = b"", 0, 0
         try:
             async with asyncio.timeout(GRACE_S + (limit if length is None else length) / RATE):
                 while piece := await request.content.readany():
@@ -190,6 +190,7 @@ class Bodies:
                         raise ServiceUnavailableException("Too many large requests are being read. Try again.")
                     self._left -= wanted
                     taken += wanted
+            return b"".join(pieces)
         except (TimeoutError, ConnectionError):
             raise LostClientError from None
         except RuntimeError:  # aiohttp's, where the connection was lost before the first byte was asked for.
@@ -200,7 +201,9 @@ class Bodies:
             raise InvalidRequestContentException(f"The body of the request cannot be read: {error}") from error
         finally:
             self._left += taken
-        return b"".join(pieces)
+            # An error's traceback has this frame, and aiohttp the error in a cycle, which may stay for long.
+            pieces.clear()
+            piece = b""
 
 
 class LostClientError(Exception):

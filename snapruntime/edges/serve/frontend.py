@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
@@ -45,6 +47,8 @@ _CONTROL_THREADS = 4
 _PAGE_THREADS = 2
 #: Each so many seconds is looked whether, with no more than a few requests open, there is much memory to give back.
 _TIDY_S, _FEW, _MUCH = 2.0, 8, 16 << 20
+#: How a request's target begins that names the server as well, as proxies are asked.
+_ABSOLUTE = re.compile(r"https?://(?:[^/?#@]*@)?(?P<host>[^/?#@]+)", re.IGNORECASE)
 
 
 class Frontend:
@@ -102,7 +106,8 @@ class Frontend:
         while True:
             await asyncio.sleep(_TIDY_S)
             if self._open <= _FEW and resident_bytes() > least + _MUCH:
-                await asyncio.get_running_loop().run_in_executor(self._threads["page"], give_back)
+                back = partial(give_back, cycles=not self._open)
+                await asyncio.get_running_loop().run_in_executor(self._threads["page"], back)
                 if not self._open:
                     least = resident_bytes()  # What is left is in use: it is not looked through again and again.
 
@@ -161,7 +166,11 @@ class Frontend:
     async def _read(self, request: web.BaseRequest, request_id: str) -> tuple[Call, Operation]:
         """The request, read and authenticated; and what answers it."""
         headers = _headers(request)
-        raw_path, _, raw_query = request.raw_path.partition("?")
+        target = request.raw_path
+        if whole := _ABSOLUTE.match(target):
+            headers["host"] = whole["host"]  # It counts, whatever the header says (RFC 9112, 3.2.2).
+            target = f"/{target[whole.end() :].removeprefix('/')}"
+        raw_path, _, raw_query = target.partition("?")
         if not raw_path.startswith("/"):
             raise ValidationException("path", raw_path[:100], "Member must begin with /")
         if url := self._urls.find(headers.get("host", "")):

@@ -242,8 +242,7 @@ def _user(host: Host) -> Probe:
 
 def _criu(host: Host) -> Probe:
     if host.criu is None:
-        error = host.criu_error
-        return Probe("criu", "missing", str(error), (error.hint if error else "") or "Run `snapruntime setup`.", True)
+        return Probe("criu", "missing", str(host.criu_error), _setup(host), True)
     if host.criu.version < minimum_version() and has_pointer_authentication():
         detail = f"{host.criu.describe()}: restores hang on this CPU (`paca`)"
         return Probe("criu", "missing", detail, "Run `snapruntime setup`, which installs a newer one.", True)
@@ -254,9 +253,14 @@ def _criu(host: Host) -> Probe:
     return Probe("criu", "ok", host.criu.describe() + note, None, True)
 
 
+def _setup(host: Host) -> str:
+    """What brings a CRIU, where there is none."""
+    return (host.criu_error.hint if host.criu_error else "") or "Run `snapruntime setup`."
+
+
 def _criu_check(host: Host) -> Probe:
     if host.check is None:
-        return Probe("criu_check", "missing", "there is no CRIU to ask", "Run `snapruntime setup`.", True)
+        return Probe("criu_check", "missing", "there is no CRIU to ask", _setup(host), True)
     if host.check.passed:
         return Probe("criu_check", "ok", host.check.output, None, True)
     fix = "Mend what else is missing in this list first; then the kernel lacks what CRIU names here."
@@ -265,7 +269,7 @@ def _criu_check(host: Host) -> Probe:
 
 def _pycriu(host: Host) -> Probe:
     if host.criu is None:
-        return Probe("pycriu", "missing", "comes with CRIU", "Run `snapruntime setup`.", True)
+        return Probe("pycriu", "missing", "comes with CRIU", _setup(host), True)
     trouble = pycriu_trouble(host.criu.pycriu)
     if trouble is not None:
         return Probe("pycriu", "missing", trouble, "Run `snapruntime setup` again.", True)

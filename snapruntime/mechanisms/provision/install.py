@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from snapruntime.mechanisms.provision.candidates import (
     system_trouble,
     version_of,
 )
+from snapruntime.mechanisms.store import data_home
 from snapruntime.values.errors import HostError
 from snapruntime.values.host import (
     CRIU_MINIMUM,
@@ -76,7 +78,7 @@ def _choice(home: Path) -> tuple[Criu, dict[str, Any] | None]:
         criu = system_criu(home)
         if criu is None:
             trouble = system_trouble() or "No usable CRIU has been set up on this host."
-            raise HostError(trouble, hint="Run `snapruntime setup`.")
+            raise HostError(trouble, hint=f"Run `{setup_command(home)}`.")
         with suppress(OSError):
             _record(home, criu, run_criu_check(criu))
         return criu, None
@@ -84,9 +86,14 @@ def _choice(home: Path) -> tuple[Criu, dict[str, Any] | None]:
     if criu is None:
         raise HostError(
             f"The CRIU that was set up is gone or damaged: {record.get('prefix') or record.get('binary')}.",
-            hint="Run `snapruntime setup` again.",
+            hint=f"Run `{setup_command(home)}` again.",
         )
     return criu, record
+
+
+def setup_command(home: Path) -> str:
+    """The command that sets a data folder up; it names the folder where another would be meant without that."""
+    return "snapruntime setup" if home == data_home() else f"snapruntime --home {shlex.quote(str(home))} setup"
 
 
 def setup_criu(home: Path, *, mirror: str | None = None, criu: Path | None = None, progress: Report) -> Criu:
