@@ -11,7 +11,7 @@ import io
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from snapruntime.edges.interrupt import leave, of_signal, on_signals
 
@@ -42,9 +42,22 @@ def main() -> NoReturn:
         code = _unwritable(error)
     on_signals(lambda *_: None)
     with contextlib.suppress(OSError, ValueError):
-        # Nothing may be left for the interpreter to flush into a closed pipe, which it would complain about.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Nothing may be left for the interpreter to flush into a closed pipe or onto a full disk: it would complain, or
+        # (Python 3.13) make an exit code of its own of it.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        if not _flushed(sys.stderr):
+            os.dup2(null, 2)
     sys.exit(code)
+
+
+def _flushed(stream: TextIO | None) -> bool:
+    try:
+        if stream:
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _fill_standard_streams() -> None:

@@ -97,7 +97,10 @@ def read_only(small_disk: Path) -> Path:
 def test_a_read_only_root_needs_a_volume(read_only: Path) -> None:
     home = read_only / "home"
     answer = data_folder_probe(home, _PODMAN)
-    assert (answer.blocks, answer.fix) == (True, f"Start the container with -v VOLUME:{home}.")
+    assert (answer.blocks, answer.fix) == (
+        True,
+        f"Start the container with -v VOLUME:{home}, or name another with SNAPRUNTIME_HOME.",
+    )
     assert "Read-only file system" in answer.detail
     assert f"volume at {home} " in (data_folder_probe(home, Container("kubernetes")).fix or "")
     assert "SNAPRUNTIME_HOME" in (data_folder_probe(home, _NOWHERE).fix or "")

@@ -28,8 +28,11 @@ def data_folder_probe(home: Path, container: Container) -> Probe:
         except HostError as error:
             return Probe(name, "missing", error.message.rstrip("."), error.hint, True)
     if trouble := _unwritable(existing_folder(snapshots)):
-        told = container.become_root() if container.engine and os.geteuid() != 0 else container.volume(home)
-        fix = told or "Run as root, or name another with SNAPRUNTIME_HOME."
+        if container.engine and os.geteuid() != 0:
+            fix = container.become_root()
+        else:
+            better = (container.volume(home) or "Run as root.").removesuffix(".")
+            fix = f"{better}, or name another with SNAPRUNTIME_HOME."
         return Probe(name, "missing", f"{home} cannot be written: {trouble}", fix, True)
     if kind in _NETWORK_FILE_SYSTEMS:
         fix = "Name a folder on a local disk with SNAPRUNTIME_HOME."
