@@ -144,7 +144,9 @@ def _owners(fd: int) -> tuple[list[str], str]:
                 ]
             elif issubclass(kind, (list, tuple)):
                 todo += [(f"{path}[{i}]", depth + 1, v, above) for i, v in enumerate(thing)]
-            elif kind.__dictoffset__:  # object's own way in, never a __getattr__ of the handler's
+            elif any("__dict__" in vars(base) for base in kind.__mro__):
+                # Not __dictoffset__: typing.TypeVar has one from Python 3.12 on, and lets nobody in. object's own way,
+                # never a __getattr__ of the handler's.
                 inside = object.__getattribute__(thing, "__dict__")
                 todo += [(f"{path}.{key}", depth + 1, v, kind.__module__) for key, v in list(inside.items())]
     if not found:

@@ -275,7 +275,7 @@ def scan(task_root: str, inputs: Inputs) -> dict[str, Any]:
 def _attributes_of(thing: Any, kind: type) -> dict[str, Any]:
     """The attributes that an object itself holds: its __dict__ and slots, never by a __getattr__ of its own."""
     found: dict[str, Any] = {}
-    if kind.__dictoffset__:
+    if any("__dict__" in vars(base) for base in kind.__mro__):  # See `..inputs`: __dictoffset__ does not tell.
         found.update(object.__getattribute__(thing, "__dict__"))
     for base in kind.__mro__:
         slots = vars(base).get("__slots__", ())
