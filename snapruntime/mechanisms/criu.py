@@ -272,20 +272,12 @@ class CriuWorker:
         rpc = self._process.socket
         assert rpc is not None
         what = {1: "checkpoint", 2: "restore"}.get(request.type, "probe of this kernel")
-        poll = select.poll()
-        poll.register(rpc, select.POLLIN)
-        # Half-restored processes hold the socket's other end too: its end of file does not tell of CRIU's own end.
-        poll.register(self._process.pidfd, select.POLLIN)
         try:
             rpc.send(request.SerializeToString())
-            answered = _await(poll, deadline, watch)
-            data = rpc.recv(1 << 16, socket.MSG_DONTWAIT) if answered else None
         except OSError:
-            data = b""
-        except SnapruntimeError:
-            self._process.kill()
-            self._sweep()
-            raise
+            data: bytes | None = b""
+        else:
+            data = self._answer(rpc, deadline, watch)
         if data is None:
             self._process.kill()
             raise self._failed(f"CRIU did not finish the {what} in time and was stopped")
@@ -297,6 +289,24 @@ class CriuWorker:
         if not response.success:
             raise self._failed(f"CRIU {dotted(self._criu.version)} refused the {what}")
         return response
+
+    def _answer(self, rpc: socket.socket, deadline: float, watch: Callable[[], None] | None) -> bytes | None:
+        """What CRIU answers; nothing where it ended instead, None where it does neither in time."""
+        poll = select.poll()
+        poll.register(rpc, select.POLLIN)
+        # Half-restored processes hold the socket's other end too: its end of file does not tell of CRIU's own end.
+        poll.register(self._process.pidfd, select.POLLIN)
+        try:
+            if not _await(poll, deadline, watch):
+                return None
+        except BaseException:  # Whatever `watch` raises: it is no word of CRIU's.
+            self._process.kill()
+            self._sweep()
+            raise
+        try:
+            return rpc.recv(1 << 16, socket.MSG_DONTWAIT)
+        except OSError:
+            return b""
 
     def _failed(self, message: str) -> CriuError | HostError:
         """The error to raise, once nothing is left of what CRIU was at."""

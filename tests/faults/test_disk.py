@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from support import Write
 from snapruntime import Runtime
 from snapruntime.mechanisms.criu import CriuWorker
 from snapruntime.mechanisms.mapped import MEMORY
-from snapruntime.values.errors import RestoreError, SnapshotError
+from snapruntime.values.errors import HostError, RestoreError, SnapshotError
 
 MANY = 12
 FILE = 500 << 20
@@ -138,3 +140,24 @@ def test_a_log_with_a_line_for_each_of_many_mappings(
     log = Path(caught.value.hint.removeprefix("CRIU's log is in "))
     assert 2 << 20 <= log.stat().st_size < (2 << 20) + 200
     assert "bytes are left out here" in log.read_text()
+
+
+LARGE = """
+    held = bytearray(300 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+
+    def lambda_handler(event, context):
+        return len(held)
+"""
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_images_that_cannot_be_looked_at(runtime: Runtime, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the looking at them fails with is no end of CRIU's, and is not told as one."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("snapruntime.workflows.checkpoint.check_images", refused)
+    with pytest.raises(HostError, match="Too many open files"):
+        runtime.snapshot(write(LARGE, memory_mb=512, timeout_s=30.0))
