@@ -77,8 +77,9 @@ def bench(
     With --compare, exit code 0 means that nothing got worse beyond noise, 6 that something did, 2 that a file is no
     result of this command. Worse is what Mann and Whitney's test finds slower or larger by more than 5 % (bursts and
     cold caches: 10 %) beyond what `python -c pass` and the other controls changed by, at 1 % corrected for the number
-    of rows; of each burst its median is one sample. What only may have changed, since its samples are too few to tell,
-    is listed as `maybe`; a row that only one file has, as `gone` or `new`. Neither changes the exit code.
+    of rows; of each burst its median is one sample. Sizes, which are measured once or thrice, are worse beyond 1.3
+    times. What only may have changed, since its samples are too few to tell, is listed as `maybe`; a row that only one
+    file has, as `gone` or `new`. Neither changes the exit code.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise HostError(
