@@ -41,7 +41,7 @@ from snapruntime.values.service_errors import (
 )
 from snapruntime.workflows import aliases
 from snapruntime.workflows.configuration import check_configuration, check_settings
-from snapruntime.workflows.revisions import check_revision, existing, new_revision, not_found, now
+from snapruntime.workflows.revisions import check_revision, existing, new_revision, not_found, now, settings_of
 
 CREATING = "Creating"
 
@@ -89,7 +89,7 @@ class Functions:
 
     def settings(self, name: str) -> FunctionSettings:
         with self.database.reading() as tables:
-            return self._settings(tables, name)
+            return settings_of(tables, name)
 
     def reserved(self) -> dict[str, int]:
         """The functions that have invocations at once reserved for them, and how many."""
@@ -104,7 +104,7 @@ class Functions:
         """
         with self.database.reading() as tables:
             version = self._resolve(tables, name, qualifier, random.random() if chance is None else chance)
-            return Target(version, function_arn(name, qualifier), self._settings(tables, name))
+            return Target(version, function_arn(name, qualifier), settings_of(tables, name))
 
     def _resolve(self, tables: Tables, name: str, qualifier: str | None, chance: float) -> FunctionVersion:
         shown = function_arn(name, qualifier)
@@ -114,12 +114,6 @@ class Functions:
         if alias is None:
             raise not_found(shown)
         return existing(tables, name, alias.choose(chance), shown=shown)
-
-    def _settings(self, tables: Tables, name: str) -> FunctionSettings:
-        settings = tables.settings(name)
-        if settings is None:
-            raise not_found(function_arn(name))
-        return settings
 
     # What changes it.
 
@@ -254,7 +248,7 @@ class Functions:
             ValidationException: a value cannot be used.
         """
         with self.database.changing() as tables:
-            settings = replace(self._settings(tables, name), **changes)  # type: ignore[arg-type]
+            settings = replace(settings_of(tables, name), **changes)  # type: ignore[arg-type]
             check_settings(settings)
             tables.put_function(name, settings)
         return settings

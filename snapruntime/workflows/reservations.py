@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from snapruntime.mechanisms.functions.database import Tables
-from snapruntime.values.function import FunctionSettings, function_arn
+from snapruntime.values.function import FunctionSettings
 from snapruntime.values.service_errors import InvalidParameterValueException
 from snapruntime.workflows.configuration import check_settings
 from snapruntime.workflows.functions import Functions
-from snapruntime.workflows.revisions import not_found
+from snapruntime.workflows.revisions import settings_of
 
 
 def least_unreserved(total: int) -> int:
@@ -38,10 +38,7 @@ def reserve(functions: Functions, name: str, wanted: int | None, total: int) -> 
         InvalidParameterValueException: too few would be left for the others.
     """
     with functions.database.changing() as tables:
-        settings = tables.settings(name)
-        if settings is None:
-            raise not_found(function_arn(name))
-        settings = replace(settings, reserved_concurrency=wanted)
+        settings = replace(settings_of(tables, name), reserved_concurrency=wanted)
         check_settings(settings)
         _leave_some(tables, name, wanted, total)
         tables.put_function(name, settings)

@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 
 from snapruntime.mechanisms.functions.database import Tables
-from snapruntime.values.function import FunctionVersion, function_arn
+from snapruntime.values.function import FunctionSettings, FunctionVersion, function_arn
 from snapruntime.values.service_errors import PreconditionFailedException, ResourceNotFoundException
 
 
@@ -35,6 +35,14 @@ def existing(tables: Tables, name: str, version: str, *, shown: str | None = Non
     if found is None:
         raise not_found(shown or function_arn(name, version))
     return found
+
+
+def settings_of(tables: Tables, name: str) -> FunctionSettings:
+    """The settings of a function that must exist."""
+    settings = tables.settings(name)
+    if settings is None:
+        raise not_found(function_arn(name))
+    return settings
 
 
 def not_found(arn: str) -> ResourceNotFoundException:

@@ -6,10 +6,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from snapruntime.values.function import function_arn
 from snapruntime.values.service_errors import InvalidParameterValueException, ValidationException
 from snapruntime.workflows.functions import Functions
-from snapruntime.workflows.revisions import not_found
+from snapruntime.workflows.revisions import settings_of
 
 #: Tags of one function, and the characters of a key and of a value (the service model's TagKey and TagValue).
 _MOST, _KEY, _VALUE = 50, 128, 256
@@ -50,9 +49,7 @@ def untag(functions: Functions, name: str, keys: Iterable[str]) -> None:
 
 def _change(functions: Functions, name: str, change: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
     with functions.database.changing() as tables:
-        settings = tables.settings(name)
-        if settings is None:
-            raise not_found(function_arn(name))
+        settings = settings_of(tables, name)
         tags = change(settings.tags)
         check_tags(tags)
         tables.put_function(name, replace(settings, tags=tags))
