@@ -11,8 +11,9 @@ from typing import Any
 from snapruntime.values.service_errors import ServiceError
 
 JSON = "application/json"
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: What a header's name is, and what its value cannot have in it (RFC 9110, 5.5 and 5.6.2).
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def unsendable(reply: Reply) -> str | None:
             value.encode()
         except UnicodeEncodeError:
             return name
-        if not _NAME.fullmatch(name) or _CONTROL.search(value):
+        if not HEADER_NAME.fullmatch(name) or CONTROL.search(value):
             return name
     return None
 

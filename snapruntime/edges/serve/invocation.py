@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from snapruntime.edges.serve import eventstream
 from snapruntime.edges.serve.exchange import JSON, Call, Reply
@@ -39,59 +40,82 @@ class InvocationCalls:
 
     def invoke(self, call: Call) -> Reply:
         """Invoke."""
-        kind = _one_of(call, "x-amz-invocation-type", "InvocationType", _INVOCATION_TYPES)
-        tail = _one_of(call, "x-amz-log-type", "LogType", _LOG_TYPES) == "Tail"
-        reference = _reference(call)
-        _check_type(call)
-        event = read_event(call.body)
-        context = read_client_context(call)
-        if kind == "DryRun":
-            self._host.functions.target(reference.name, reference.qualifier)
-            return Reply(204, content_type="")
-        if kind == "Event":
+        asked = _read(call, _INVOCATION_TYPES)
+        if asked.kind == "DryRun":
+            return self._dry_run(asked)
+        if asked.kind == "Event":
             self._host.enqueue(
-                reference.name,
-                reference.qualifier,
-                event,
-                client_context=context,
+                asked.reference.name,
+                asked.reference.qualifier,
+                asked.event,
+                client_context=asked.context,
                 request_id=call.request_id,
             )
             return Reply(202, content_type="")
-        answer = self._invoke(reference, event, context, call.request_id)
+        answer = self._invoke(asked, call.request_id)
         reply = Reply(200, answer.payload, JSON, [("X-Amz-Executed-Version", answer.executed_version)])
         if answer.function_error:
             reply.headers.append(("X-Amz-Function-Error", answer.function_error))
-        if tail:
+        if asked.tail:
             reply.headers.append(("X-Amz-Log-Result", _log_result(answer)))
         return reply
 
     def invoke_with_response_stream(self, call: Call) -> Reply:
         """InvokeWithResponseStream. What the handler returns is sent as one stream: Python's handlers cannot write to
         it piece by piece, neither here nor on AWS's managed runtimes."""
-        kind = _one_of(call, "x-amz-invocation-type", "InvocationType", ("RequestResponse", "DryRun"))
-        tail = _one_of(call, "x-amz-log-type", "LogType", _LOG_TYPES) == "Tail"
-        reference = _reference(call)
-        _check_type(call)
-        event = read_event(call.body)
-        context = read_client_context(call)
-        if kind == "DryRun":
-            self._host.functions.target(reference.name, reference.qualifier)
-            return Reply(204, content_type="")
-        answer = self._invoke(reference, event, context, call.request_id)
+        asked = _read(call, ("RequestResponse", "DryRun"))
+        if asked.kind == "DryRun":
+            return self._dry_run(asked)
+        answer = self._invoke(asked, call.request_id)
         error = (answer.function_error, answer.payload.decode("utf-8", "replace")) if answer.function_error else None
         return Reply(
             200,
             eventstream.answer(
-                b"" if error else answer.payload, error=error, log_result=_log_result(answer) if tail else None
+                b"" if error else answer.payload, error=error, log_result=_log_result(answer) if asked.tail else None
             ),
             eventstream.CONTENT_TYPE,
             [("X-Amz-Executed-Version", answer.executed_version)],
         )
 
-    def _invoke(self, reference: Reference, event: bytes, client_context: str | None, request_id: str) -> Answer:
+    def _dry_run(self, asked: _Asked) -> Reply:
+        """A DryRun: whether there is such a function."""
+        self._host.functions.target(asked.reference.name, asked.reference.qualifier)
+        return Reply(204, content_type="")
+
+    def _invoke(self, asked: _Asked, request_id: str) -> Answer:
         return self._host.invoke(
-            reference.name, reference.qualifier, event, client_context=client_context, request_id=request_id
+            asked.reference.name,
+            asked.reference.qualifier,
+            asked.event,
+            client_context=asked.context,
+            request_id=request_id,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request to run a function asks for.
+
+    Attributes:
+        kind: its invocation type.
+        tail: whether it wants the end of the log.
+        context: the client context, as JSON text.
+    """
+
+    kind: str
+    tail: bool
+    reference: Reference
+    event: bytes
+    context: str | None
+
+
+def _read(call: Call, kinds: tuple[str, ...]) -> _Asked:
+    """Both calls read it alike, and refuse in this order."""
+    kind = _one_of(call, "x-amz-invocation-type", "InvocationType", kinds)
+    tail = _one_of(call, "x-amz-log-type", "LogType", _LOG_TYPES) == "Tail"
+    reference = _reference(call)
+    _check_type(call)
+    return _Asked(kind, tail, reference, read_event(call.body), read_client_context(call))
 
 
 def payload_limit(headers: Mapping[str, str]) -> int:

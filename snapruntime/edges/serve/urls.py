@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 from snapruntime.edges.serve import cors
 from snapruntime.edges.serve.api import Operation
-from snapruntime.edges.serve.exchange import Call, Reply, reply_json
+from snapruntime.edges.serve.exchange import CONTROL, HEADER_NAME, Call, Reply, reply_json
 from snapruntime.edges.serve.sigv4 import Key, SignedRequest, verify
 from snapruntime.values.errors import printable
 from snapruntime.values.function import ACCOUNT
@@ -44,8 +44,6 @@ _NOT_THEIRS = frozenset(
         *("content-length", "date", "server"),
     )
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class FunctionUrls:
@@ -214,14 +212,14 @@ def _structured(result: dict[str, Any]) -> Reply:
         content = body.encode()
     headers = [(str(name), _value(value)) for name, value in (result.get("headers") or {}).items()]
     headers += [("Set-Cookie", _value(cookie)) for cookie in result.get("cookies") or []]
-    if not all(_HEADER.fullmatch(name) for name, _ in headers):
+    if not all(HEADER_NAME.fullmatch(name) for name, _ in headers):
         raise ValueError("the name of a header has other characters than HTTP lets it")
     return Reply(status, content, headers=[(name, value) for name, value in headers if name.lower() not in _NOT_THEIRS])
 
 
 def _value(value: object) -> str:
     text = json.dumps(value) if isinstance(value, bool | int | float) else value
-    if not isinstance(text, str) or _CONTROL.search(text):
+    if not isinstance(text, str) or CONTROL.search(text):
         # A line end in it would begin a header of the caller's choice.
         raise ValueError("the value of a header is no text of one line")
     return text
