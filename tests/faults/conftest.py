@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Census, assert_nothing_left, census
 
 from snapruntime import Runtime
+
+#: As small as a snapshot's manifest can be.
+MANIFEST: dict[str, Any] = {
+    "wire": 1,
+    "identity": {},
+    "inputs": {"files": {}, "listed": {}, "absent": {}, "names": {}},
+    "channel": ["socket:[1]", "pipe:[2]"],
+    "memory": {"mapped": False},
+    "interpreter": {"folders": []},
+    "init_ms": 1.0,
+}
 
 
 @pytest.fixture

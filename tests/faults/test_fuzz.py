@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support import write_files
 from worker.harness import Worker
 
+from faults.conftest import MANIFEST
 from snapruntime import DamagedSnapshotError
 from snapruntime.mechanisms import manifest as manifests
 from snapruntime.mechanisms.channel import Channel, ChannelEnds, Disconnected
@@ -146,17 +147,6 @@ def test_a_worker_takes_whatever_comes(tmp_path_factory: pytest.TempPathFactory,
         assert worker.wait() in (0, 1, 70)
     finally:
         worker.close()
-
-
-MANIFEST: dict[str, Any] = {
-    "wire": 1,
-    "identity": {},
-    "inputs": {"files": {}, "listed": {}, "absent": {}, "names": {}},
-    "channel": ["socket:[1]", "pipe:[2]"],
-    "memory": {"mapped": False},
-    "interpreter": {"folders": []},
-    "init_ms": 1.0,
-}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from support import Census, Write, assert_nothing_left, wait_until
 
+from faults.conftest import MANIFEST
 from snapruntime import Runtime, SnapshotError
 from snapruntime.mechanisms import folders
 from snapruntime.mechanisms import store as store_module
@@ -29,16 +30,6 @@ from snapruntime.mechanisms.store import IMAGES, TMP, Store
 from snapruntime.workflows.freshness import input_changes, record_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
-
-MANIFEST: dict[str, Any] = {
-    "wire": 1,
-    "identity": {},
-    "inputs": {"files": {}, "listed": {}, "absent": {}, "names": {}},
-    "channel": ["socket:[1]", "pipe:[2]"],
-    "memory": {"mapped": False},
-    "interpreter": {"folders": []},
-    "init_ms": 1.0,
-}
 
 
 @pytest.fixture

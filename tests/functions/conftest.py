@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import stat
 import sys
@@ -13,7 +14,21 @@ from pathlib import Path
 import pytest
 
 from snapruntime.values.function import ApplyOn, FunctionConfiguration
+from snapruntime.workflows.collect import collect
 from snapruntime.workflows.functions import Functions
+
+
+@contextlib.contextmanager
+def emptied(home: Path) -> Iterator[Functions]:
+    """The functions of a data folder that tests share; there are none of them in the end."""
+    with Functions(home) as service:
+        yield service
+        for latest in service.all():
+            service.delete(latest.name)
+        list(collect(service))
+        with service.database.changing() as tables:  # So that each test's versions begin with 1.
+            tables.connection.execute("DELETE FROM numbers")
+
 
 HANDLER = "def lambda_handler(event, context):\n    return [context.function_version, event]\n"
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from support import wait_until, write_files
 
-from functions.conftest import HANDLER, configured, zipped
+from functions.conftest import HANDLER, configured, emptied, zipped
 from snapruntime import Runtime
 from snapruntime.values.errors import HostError, SnapruntimeError, SnapshotError
 from snapruntime.values.function import TRANSITIONS, ApplyOn, FunctionVersion, OptimizationStatus, State
@@ -55,13 +55,8 @@ def lambda_handler(event, context):
 @pytest.fixture
 def functions(criu_home: Path) -> Iterator[Functions]:
     """The session's data folder, where the runtime looks for snapshots; without functions in the end."""
-    with Functions(criu_home) as service:
+    with emptied(criu_home) as service:
         yield service
-        for latest in service.all():
-            service.delete(latest.name)
-        list(collect(service))
-        with service.database.changing() as tables:  # So that each test's versions begin with 1.
-            tables.connection.execute("DELETE FROM numbers")
 
 
 @pytest.fixture

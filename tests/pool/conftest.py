@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from functions.conftest import configured, zipped
+from functions.conftest import configured, emptied, zipped
 from support import Census, assert_nothing_left, census
 
 from snapruntime import Runtime
 from snapruntime.mechanisms.log_store import LOGS
 from snapruntime.values.answer import Limits
 from snapruntime.values.function import FunctionSettings, State
-from snapruntime.workflows.collect import collect
 from snapruntime.workflows.functions import Functions
 from snapruntime.workflows.host import FunctionHost
 from snapruntime.workflows.versions import Versions
@@ -45,13 +44,8 @@ def nothing_left(runtime: Runtime, criu_home: Path) -> Iterator[Census]:
 
 @pytest.fixture
 def functions(nothing_left: Census, criu_home: Path) -> Iterator[Functions]:
-    with Functions(criu_home) as service:
+    with emptied(criu_home) as service:
         yield service
-        for latest in service.all():
-            service.delete(latest.name)
-        list(collect(service))
-        with service.database.changing() as tables:  # So that each test's versions begin with 1.
-            tables.connection.execute("DELETE FROM numbers")
     for name in (LOGS, "dead-letters"):
         shutil.rmtree(criu_home / name, ignore_errors=True)
     for path in criu_home.glob("events.*"):
