@@ -220,6 +220,8 @@ for number in range(1, int(sys.argv[5]) + 1):
         finally:
             os._exit(0)
     os.close(write)
+    if number % 4 == 0:  # However slow the machine is, some are killed when they have confirmed something.
+        select.select([read], [], [])
     select.select([], [], [], dice.random() * longest * 0.7)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
