@@ -108,7 +108,7 @@ class Stock(Way):
         restore_ms = (time.monotonic() - requested) * 1000
         try:
             message = {"type": "restore", "environment": dict(snapshot._given), "keep_seeds": False}
-            hooks_ms = run_after_restore(launched, message, copy, time.monotonic() + LIMIT_S)
+            restored = run_after_restore(launched, message, copy, time.monotonic() + LIMIT_S)
         except BaseException:
             launched.close()
             discard()
@@ -123,7 +123,7 @@ class Stock(Way):
             requested=requested,
             snapshot=snapshot.id,
             restore_ms=restore_ms,
-            hooks_ms=hooks_ms,
+            hooks_ms=float(restored["hooks_ms"]),
             on_close=discard,
         )
         return OfInstance(instance, lambda: criu_times(snapshot, work))

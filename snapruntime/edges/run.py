@@ -16,7 +16,7 @@ from snapruntime.mechanisms.credentials import own_credentials
 from snapruntime.values.errors import UsageError
 from snapruntime.values.function import MEMORY_MB
 from snapruntime.values.model import PAYLOAD_LIMIT, Function, Network
-from snapruntime.workflows.instance import encode_event
+from snapruntime.workflows.ask import encode_event
 from snapruntime.workflows.resolve import resolve_function
 
 #: How many pairs `--compare` answers where no number is asked for.

@@ -245,15 +245,21 @@ class Meter:
         text = self._read("memory.events" if self.version == 2 else "memory.oom_control")
         return _value(text, b"oom_kill")
 
-    def peak_bytes(self) -> int | None:
+    def peak_bytes(self, least: int = 0) -> int | None:
         """The most it has used, without the pages of files that it holds now; None where the kernel does not tell.
 
         Files in /tmp are memory, and count.
+
+        Args:
+            least: a peak of no more than this is not looked into: what is returned is then perhaps too much, but no
+                more than this.
         """
         peak = self._read("memory.peak" if self.version == 2 else "memory.max_usage_in_bytes")
         if not peak.strip().isdigit():
             return None
-        text = self._read("memory.stat")
+        if int(peak) <= least:
+            return int(peak)
+        text = self._read("memory.stat")  # Which takes the kernel longest.
         cached = _value(text, b"file" if self.version == 2 else b"cache") - _value(text, b"shmem")
         return max(0, int(peak) - cached)
 

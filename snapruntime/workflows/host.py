@@ -20,6 +20,7 @@ from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.mechanisms.log_store import LogStore
 from snapruntime.values.answer import UNHANDLED, Answer, Limits, Way
 from snapruntime.values.errors import FunctionError, SnapruntimeError, UsageError
+from snapruntime.values.function import Target
 from snapruntime.values.model import Invocation
 from snapruntime.values.service_errors import (
     InvalidRequestContentException,
@@ -27,6 +28,7 @@ from snapruntime.values.service_errors import (
     ServiceException,
     ServiceUnavailableException,
 )
+from snapruntime.workflows.ask import Ask
 from snapruntime.workflows.concurrency import Concurrency
 from snapruntime.workflows.events import Events
 from snapruntime.workflows.functions import Functions
@@ -174,9 +176,7 @@ class FunctionHost:
         target = self.functions.target(name, qualifier)
         request = Request(
             target,
-            payload,
-            json.loads(client_context) if client_context else None,
-            request_id,
+            self._ask(target, payload, client_context, request_id),
             began,
             began + self._limits.queue_s,
             Journal(self._logs, target.version, request_id),
@@ -197,6 +197,14 @@ class FunctionHost:
             with self._ended:
                 self._running -= 1
                 self._ended.notify_all()
+
+    def _ask(self, target: Target, payload: bytes, client_context: str | None, request_id: str) -> Ask:
+        context = json.loads(client_context) if client_context else None
+        arn, function = target.invoked_arn, target.version.function()
+        try:
+            return Ask(function, payload, request_id=request_id, client_context=context, arn=arn)
+        except UsageError as error:
+            raise InvalidRequestContentException(error.message, hint=error.hint) from error
 
     @contextlib.contextmanager
     def _turn(self, request: Request) -> Iterator[None]:
@@ -232,19 +240,11 @@ class FunctionHost:
             instance = held.copy
             assert isinstance(instance, Instance)
             request.journal.invoked()
-            invocation = instance.invoke(
-                request.payload,
-                request_id=request.id,
-                sink=request.journal.sink,
-                client_context=request.client_context,
-                arn=request.target.invoked_arn,
-            )
+            invocation = instance.answer(request.ask, sink=request.journal.sink)
             reuse = request.target.settings.reuse == "reuse"
             if way == "reused":  # What it took to start was an earlier invocation's.
                 invocation = dataclasses.replace(invocation, restore_ms=None, hooks_ms=None, init_ms=None)
             return self._tell(request, invocation, way)
-        except UsageError as error:
-            raise InvalidRequestContentException(error.message, hint=error.hint) from error
         finally:
             self._supply.give_back(pool, held, reuse=reuse)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
-import math
 import re
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +16,9 @@ from snapruntime.mechanisms.channel import Disconnected, LogSink
 from snapruntime.mechanisms.process import REQUEST_DEADLINE_S, SpawnerError
 from snapruntime.values.errors import UsageError
 from snapruntime.values.life import Event, IllegalTransitionError, State
-from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, FUNCTION_LIMIT_S, PAYLOAD_LIMIT, Function, Invocation
+from snapruntime.values.model import FUNCTION_LIMIT_S, PAYLOAD_LIMIT, Function, Invocation
 from snapruntime.worker import wire
+from snapruntime.workflows.ask import Ask
 from snapruntime.workflows.launch import Launched, broken_channel, out_of_memory, timed_out
 from snapruntime.workflows.life import Life
 
@@ -50,6 +48,7 @@ class Instance:
         snapshot: str | None,
         restore_ms: float | None = None,
         hooks_ms: float | None = None,
+        along: Ask | None = None,
         init_ms: float | None = None,
         on_first_answer: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
@@ -59,6 +58,7 @@ class Instance:
         self._life = life
         self._requested = requested
         self._snapshot = snapshot
+        self._along = along  # What it has been asked already, with its hand-over.
         self.restore_ms = restore_ms
         self.hooks_ms = hooks_ms
         self.init_ms = init_ms
@@ -106,13 +106,18 @@ class Instance:
             UsageError: the event or the client context is no JSON, or too large; or the copy has been closed or has
                 ended. Whatever the function does wrong is in the result instead.
         """
-        body = encode_event(event)
-        client = encode_client_context(client_context) if client_context is not None else None
+        ask = Ask(self._function, event, request_id=request_id, client_context=client_context, arn=arn)
+        return self.answer(ask, sink=sink)
+
+    def answer(self, ask: Ask, *, sink: LogSink | None = None) -> Invocation:
+        """The same for an event that has been looked at, and perhaps has gone along with the hand-over.
+
+        Raises:
+            UsageError: the copy has been closed or has ended.
+        """
         self._occupy()
         try:
-            invocation, outcome = self._invoke(
-                body, client, request_id or str(uuid.uuid4()), sink, arn or self._function.arn
-            )
+            invocation, outcome = self._invoke(ask, sink)
         except BaseException:  # A sink's, for instance. Nobody knows what the process is at then.
             self._launched.process.kill()
             self._life.on(Event.FAILED)
@@ -134,35 +139,24 @@ class Instance:
                 ) from None
             raise UsageError(f"This copy is {error.state}: it takes no more events.", hint="Restore another.") from None
 
-    def _invoke(
-        self, body: bytes, client_context: str | None, request_id: str, sink: LogSink | None, arn: str
-    ) -> tuple[Invocation, Event]:
-        function, channel = self._function, self._launched.channel
+    def _invoke(self, ask: Ask, sink: LogSink | None) -> tuple[Invocation, Event]:
+        channel, request_id = self._launched.channel, ask.request_id
         requested, self._requested = self._requested, 0.0
-        started = time.monotonic()
-        requested = requested or started
+        along, self._along = self._along, None
         channel.sink = sink
-        deadline = started + function.timeout_s
-        header: dict[str, Any] = {
-            "type": "invoke",
-            "request_id": request_id,
-            "deadline_ms": int((time.time() + function.timeout_s) * 1000),
-            "invoked_function_arn": arn,
-        }
-        if client_context is not None:
-            header["client_context"] = client_context
         payload: bytes | None = None
         error: dict[str, Any] | None = None
         outcome = Event.FAILED
         try:
-            channel.send(header, body, deadline=deadline)
-            payload, error = self._answer(request_id, deadline)
+            if along is not ask:
+                ask.send(channel)
+            payload, error = self._answer(request_id, ask.deadline)
             if self._launched.ran_out_of_memory():  # A child of its, perhaps: no copy goes on after that.
                 payload, error = None, out_of_memory(request_id)
             else:
                 outcome = Event.ANSWERED
         except TimeoutError:
-            error = timed_out(request_id, function.timeout_s)
+            error = timed_out(request_id, self._function.timeout_s)
         except Disconnected as gone:
             error = self._launched.ended(request_id, gone.exit)
         except wire.WireError as trouble:
@@ -179,8 +173,8 @@ class Instance:
             restore_ms=self.restore_ms,
             init_ms=self.init_ms,
             hooks_ms=self.hooks_ms,
-            duration_ms=round((ended - started) * 1000, 3),
-            total_ms=round((ended - requested) * 1000, 3),
+            duration_ms=round((ended - ask.sent) * 1000, 3),
+            total_ms=round((ended - (requested or ask.sent)) * 1000, 3),
             max_memory_mb=self._max_memory_mb(),
             payload=payload,
             error=error,
@@ -243,8 +237,9 @@ class Instance:
         What its processes had together to themselves, by the control group; or what the first of them had resident, if
         that is more, as it can be with the memory that copies share.
         """
-        resident, together = self._resident_kb(), self._launched.peak_bytes()
-        return -(-max(resident or 0, (together or 0) >> 10) // 1024) if resident or together else None
+        resident = self._resident_kb() or 0
+        together = self._launched.peak_bytes(resident << 10) or 0
+        return -(-max(resident, together >> 10) // 1024) or None
 
     def _resident_kb(self) -> int | None:
         process, exit = self._launched.process, None
@@ -282,48 +277,3 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def encode_event(event: Any) -> bytes:
-    """An event as the bytes of its JSON.
-
-    Raises:
-        UsageError: it is no JSON, or over Lambda's limit.
-    """
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is none of its numbers")
-
-    def finite(text: str) -> float:
-        if math.isinf(number := float(text)):  # The function could not write it as JSON again.
-            raise ValueError(f"{text} is larger than any of its numbers can be")
-        return number
-
-    try:
-        body = event if isinstance(event, bytes) else json.dumps(event, allow_nan=False).encode()
-        json.loads(body, parse_constant=refuse, parse_float=finite)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"The event is not JSON: {error}") from error
-    if len(body) > PAYLOAD_LIMIT:
-        raise UsageError(
-            f"The event has {len(body)} bytes; Lambda takes {PAYLOAD_LIMIT} at most.",
-            hint="Put the data where the function can fetch it, and send its name.",
-        )
-    return body
-
-
-def encode_client_context(context: Mapping[str, Any]) -> str:
-    """A client context as JSON text.
-
-    Raises:
-        UsageError: it is no JSON, or over Lambda's limit.
-    """
-    try:
-        text = json.dumps(context, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"The client context is not JSON: {error}") from error
-    if len(base64.b64encode(text.encode())) > CLIENT_CONTEXT_LIMIT:
-        raise UsageError(
-            f"The client context is too long; Lambda takes {CLIENT_CONTEXT_LIMIT} bytes of base64 at most."
-        )
-    return text

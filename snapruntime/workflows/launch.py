@@ -24,6 +24,7 @@ from snapruntime.mechanisms.sandbox import RUNTIME_FOLDER, Bind, Ground, Sandbox
 from snapruntime.values.errors import FunctionError, SnapruntimeError, printable
 from snapruntime.values.model import Function
 from snapruntime.worker import wire
+from snapruntime.workflows.ask import Ask
 from snapruntime.workflows.environment import environment_of
 from snapruntime.workflows.freshness import HOOKS, WORKER_FOLDER
 from snapruntime.workflows.resolve import check_permission
@@ -100,12 +101,23 @@ class Launched:
         """Whether one of its processes was killed for want of memory."""
         return self._meter is not None and self._meter.oom_kills() > 0
 
-    def peak_bytes(self) -> int | None:
-        """The most memory that all its processes together have had to themselves; None where nobody counts it."""
-        return self._meter.peak_bytes() if self._meter is not None else None
+    def peak_bytes(self, least: int) -> int | None:
+        """The most memory that all its processes together have had to themselves; None where nobody counts it.
+
+        Args:
+            least: see `Meter.peak_bytes`.
+        """
+        return self._meter.peak_bytes(least) if self._meter is not None else None
 
     def ask(
-        self, message: dict[str, Any], *answers: str, request_id: str, phase: str, limit: float, deadline: float
+        self,
+        message: dict[str, Any],
+        *answers: str,
+        request_id: str,
+        phase: str,
+        limit: float,
+        deadline: float,
+        along: Ask | None = None,
     ) -> wire.Frame:
         """Send a message and wait for one of its answers, while the function runs.
 
@@ -114,13 +126,20 @@ class Launched:
             phase: which part of the function's life it is.
             limit: the seconds that the function is told to have had.
             deadline: `time.monotonic()` until which it has to have answered.
+            along: what it is to do after the first of the answers, without waiting for us. What it writes then is not
+                read here.
 
         Raises:
             FunctionError: it took too long, ended the process, or answered otherwise.
         """
+        goes_on = False
         try:
             self.channel.send(message, deadline=deadline)
-            return self.channel.receive(*answers, deadline=deadline)
+            if along is not None:
+                along.send(self.channel)
+            answer = self.channel.receive(*answers, deadline=deadline)
+            goes_on = along is not None and answer[0]["type"] == answers[0]
+            return answer
         except TimeoutError:
             raise FunctionError(timed_out(request_id, limit), phase=phase) from None
         except Disconnected as gone:
@@ -128,7 +147,8 @@ class Launched:
         except wire.WireError as error:
             raise FunctionError(broken_channel(request_id, error), phase=phase) from None
         finally:
-            self.channel.drain_log()  # What was written last, be it well or not: it says why.
+            if not goes_on:
+                self.channel.drain_log()  # What was written last, be it well or not: it says why.
 
     def close(self) -> None:
         self.process.kill()

@@ -5,16 +5,29 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from snapruntime.mechanisms.channel import LogSink
 from snapruntime.values.errors import FunctionError, RestoreError, printable
 from snapruntime.values.life import Event, State
 from snapruntime.values.model import RESTORE_LIMIT_S, Function
+from snapruntime.worker import wire
+from snapruntime.workflows.ask import Ask
 from snapruntime.workflows.freshness import MappedFiles
 from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.launch import Launched, milliseconds_since
 from snapruntime.workflows.life import Life
+
+
+@dataclass(slots=True)
+class HandOvers:
+    """What is known of the hand-overs of one snapshot's copies.
+
+    Attributes:
+        hooks: how many after-restore hooks the last of them ran; None before there was one.
+    """
+
+    hooks: int | None = None
 
 
 class Parked:
@@ -36,6 +49,7 @@ class Parked:
         snapshot: str,
         mapped_files: MappedFiles,
         given: Mapping[str, str],
+        hand_overs: HandOvers,
         *,
         on_first_answer: Callable[[], None],
         discard: Callable[[], None],
@@ -46,6 +60,7 @@ class Parked:
         self._snapshot = snapshot
         self._mapped_files = mapped_files
         self._given = given
+        self._hand_overs = hand_overs
         self._on_first_answer = on_first_answer
         self._discard = discard
         self.pid = launched.process.pid
@@ -86,6 +101,7 @@ class Parked:
         environment: Mapping[str, str | None] | None = None,
         keep_seeds: bool = False,
         deadline: float | None = None,
+        first: Ask | None = None,
     ) -> Instance:
         """Hand it over to a request: it makes anew what must not repeat, and runs its after-restore hooks.
 
@@ -96,6 +112,8 @@ class Parked:
             environment: see `snapruntime.workflows.restore.Snapshot.restore`.
             keep_seeds: likewise.
             deadline: `time.monotonic()` until which the hooks may take; Lambda's limit from now by default.
+            first: what it will be asked. Where no hooks are to be expected, it is asked at once, so that it need not
+                wait for us between its hand-over and its handler. `Instance.answer` is to be called all the same.
 
         Raises:
             RestoreError: a library that it has mapped was changed since the snapshot was taken.
@@ -109,7 +127,9 @@ class Parked:
         try:
             self._mapped_files.check()
             self._launched.channel.sink = sink
-            hooks_ms = run_after_restore(self._launched, message, request_id or str(uuid.uuid4()), deadline)
+            along = first if first is not None and first.small and self._hand_overs.hooks == 0 else None
+            restored = run_after_restore(self._launched, message, request_id or str(uuid.uuid4()), deadline, along)
+            self._hand_overs.hooks = restored.get("after_hooks")
         except BaseException:
             self._life.on(Event.FAILED)
             self._end()
@@ -122,7 +142,8 @@ class Parked:
             requested=requested,
             snapshot=self._snapshot,
             restore_ms=restore_ms,
-            hooks_ms=hooks_ms,
+            hooks_ms=float(restored["hooks_ms"]),
+            along=along,
             on_first_answer=self._on_first_answer,
             on_close=self._discard,
         )
@@ -137,8 +158,14 @@ class Parked:
         self._discard()
 
 
-def run_after_restore(launched: Launched, message: dict[str, Any], request_id: str, deadline: float) -> float:
-    """Tell a restored copy that it is one, by `message`; returns the milliseconds that its hooks took."""
+def run_after_restore(
+    launched: Launched, message: wire.Header, request_id: str, deadline: float, along: Ask | None = None
+) -> wire.Header:
+    """Tell a restored copy that it is one, by `message`; returns what it says of its hooks.
+
+    Args:
+        along: see `Launched.ask`.
+    """
     answer, _ = launched.ask(
         message,
         "restored",
@@ -147,6 +174,7 @@ def run_after_restore(launched: Launched, message: dict[str, Any], request_id: s
         phase="after_restore",
         limit=RESTORE_LIMIT_S,
         deadline=deadline,
+        along=along,
     )
     if answer["type"] == "restore_error":
         hook = answer.get("hook")
@@ -155,4 +183,4 @@ def run_after_restore(launched: Launched, message: dict[str, Any], request_id: s
             phase="after_restore",
             hint=f"The after-restore hook {printable(hook)} raised it." if hook else "",
         )
-    return float(answer["hooks_ms"])
+    return answer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from snapruntime.values.function import Target
+from snapruntime.workflows.ask import Ask
 from snapruntime.workflows.journal import Journal
 
 
@@ -15,9 +15,7 @@ class Request:
 
     Attributes:
         target: what is to answer.
-        payload: the event.
-        client_context: of the mobile SDKs.
-        id: a UUID.
+        ask: what it is to answer.
         began: `time.monotonic()` of its first moment.
         deadline: until which it waits for its turn.
         journal: its log.
@@ -26,11 +24,14 @@ class Request:
     """
 
     target: Target
-    payload: bytes
-    client_context: dict[str, Any] | None
-    id: str
+    ask: Ask
     began: float
     deadline: float
     journal: Journal
     queued_ms: float = 0.0
     start_ms: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """A UUID."""
+        return self.ask.request_id

@@ -28,7 +28,7 @@ from snapruntime.workflows.freshness import MappedFiles
 from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.launch import Launched, surroundings
 from snapruntime.workflows.life import Life
-from snapruntime.workflows.parked import Parked
+from snapruntime.workflows.parked import HandOvers, Parked
 from snapruntime.workflows.ready import Ready
 
 
@@ -86,6 +86,7 @@ class Snapshot:
         self.seeded: dict[str, str] = dict(stored.manifest["seeded"])
         self.stored = stored
         self._given = given
+        self._hand_overs = HandOvers()
         self._store = store
         self._closing = threading.Lock()
         self._ready = Ready(self._prepare, self._give_up)
@@ -174,6 +175,7 @@ class Snapshot:
             self.id,
             self._mapped_files,
             self._given,
+            self._hand_overs,
             on_first_answer=lambda: self._first_touch.learn(launched.process),
             discard=lambda: self._discard(copy),
         )

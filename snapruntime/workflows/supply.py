@@ -194,7 +194,7 @@ class Supply:
             journal.sink(data)
 
         try:
-            held.copy = copy.resume(request_id=request.id, sink=sink)
+            held.copy = copy.resume(request_id=request.id, sink=sink, first=request.ask)
         except BaseException as error:
             self.keeper.forget(held)
             self.memory.give(held.charge)

@@ -461,6 +461,18 @@ def test_draining_waits_for_who_runs_and_refuses_others(publish: Publish, open_h
 # What is seen of it.
 
 
+def test_the_log_of_each_invocation_has_the_same_order(publish: Publish, open_host: OpenHost) -> None:
+    """Of the first it is not known whether there are hooks; the others are asked along with their hand-over."""
+    publish("f", "def lambda_handler(event, context):\n    print('one')\n    return event")
+    host = open_host(warm=0)
+    for number in range(3):
+        answer = host.invoke("f", "1", str(number).encode())
+        assert answer.payload == str(number).encode()
+        assert [line.split()[0] for line in answer.log_tail.decode().splitlines()] == [
+            "RESTORE_START", "RESTORE_REPORT", "START", "one", "END", "REPORT",
+        ]  # fmt: skip
+
+
 def test_the_log_is_lambdas(publish: Publish, open_host: OpenHost) -> None:
     publish("f", "def lambda_handler(event, context):\n    print('one')\n    print('two')\n    raise KeyError(event)")
     host = open_host(warm=0)

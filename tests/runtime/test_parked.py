@@ -12,6 +12,8 @@ from support import Write, wait_until
 
 from snapruntime import FunctionError, RestoreError, Runtime
 from snapruntime.values.life import IllegalTransitionError, State
+from snapruntime.workflows.ask import Ask
+from snapruntime.workflows.restore import Snapshot
 
 UNIQUE = """
     import os, random, time, uuid
@@ -140,3 +142,125 @@ def test_one_that_does_not_come_to_life_is_an_error(runtime: Runtime, write: Wri
         pytest.raises(RestoreError, match=r"did not come to life: .*exit status 3"),
     ):
         snapshot.park()
+
+
+PRINTS = """
+    def handler(event, context):
+        print("handler")
+        return event if isinstance(event, int) else len(event)
+"""
+
+
+def hand_over_one(snapshot: Snapshot) -> None:
+    """So that it is known what hooks there are."""
+    with snapshot.park().resume() as instance:
+        instance.invoke(0)
+
+
+def test_what_has_no_hooks_is_asked_along_with_its_hand_over(runtime: Runtime, write: Write) -> None:
+    function = write(PRINTS)
+    with runtime.snapshot(function) as snapshot:
+        first = Ask(function, 1)
+        with snapshot.park().resume(first=first) as instance:
+            assert not first.sent, "nothing is known of its hooks"
+            assert instance.answer(first).result == 1
+        for number in (2, 3):
+            ask, written, later = Ask(function, number), list[bytes](), list[bytes]()
+            with snapshot.park().resume(sink=written.append, first=ask) as instance:
+                assert ask.sent
+                answer = instance.answer(ask, sink=later.append)
+                assert answer.result == number
+                assert (written, b"".join(later)) == ([], b"handler\n"), "the handler's are the invocation's"
+                assert answer.logs == "handler\n"
+                assert instance.invoke(number + 10).result == number + 10, "and then as always"
+
+
+def test_what_has_hooks_is_asked_after_them(runtime: Runtime, write: Write) -> None:
+    function = write("""
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def back(): print("hook")
+        def handler(event, context):
+            print("handler")
+            return event
+    """)
+    with runtime.snapshot(function) as snapshot:
+        hand_over_one(snapshot)
+        ask, written, later = Ask(function, 1), list[bytes](), list[bytes]()
+        with snapshot.park().resume(sink=written.append, first=ask) as instance:
+            assert not ask.sent
+            assert instance.answer(ask, sink=later.append).result == 1
+        assert (b"".join(written), b"".join(later)) == (b"hook\n", b"handler\n")
+
+
+def test_a_hook_that_nobody_expected_fails_before_the_handler(runtime: Runtime, write: Write) -> None:
+    """One that a thread of init registers in the copy, for instance: the handler is not called."""
+    function = write("""
+        import os
+        from snapruntime import register_after_restore
+        @register_after_restore
+        def back():
+            print("hook")
+            raise OSError("no connection")
+        def handler(event, context): print("called")
+    """)
+    with runtime.snapshot(function) as snapshot:
+        snapshot._hand_overs.hooks = 0
+        written: list[bytes] = []
+        with pytest.raises(FunctionError, match="no connection") as caught:
+            snapshot.park().resume(sink=written.append, first=Ask(function, 1))
+        assert b"called" not in b"".join(written)
+        assert b"".join(written).startswith(b"hook\n")
+        assert caught.value.phase == "after_restore"
+
+
+def test_an_event_of_some_size_is_asked_after_the_hand_over(runtime: Runtime, write: Write) -> None:
+    function = write(PRINTS)
+    with runtime.snapshot(function) as snapshot:
+        hand_over_one(snapshot)
+        for size, along in ((32_766, True), (32_767, False), (6_000_000, False)):
+            ask = Ask(function, "x" * size)
+            with snapshot.park().resume(first=ask) as instance:
+                assert bool(ask.sent) is along
+                assert instance.answer(ask).result == size
+
+
+def test_who_finds_a_dead_copy_asks_another(runtime: Runtime, write: Write) -> None:
+    function = write(PRINTS)
+    with runtime.snapshot(function) as snapshot:
+        hand_over_one(snapshot)
+        ask = Ask(function, 5)
+        dead = snapshot.park()
+        signal.pidfd_send_signal(dead.pidfd, signal.SIGKILL)
+        wait_until(lambda: not dead.alive(), "the copy has ended")
+        with pytest.raises(FunctionError) as caught:
+            dead.resume(first=ask)
+        assert caught.value.code == "Runtime.ExitError"
+        with snapshot.park().resume(first=ask) as instance:
+            assert instance.answer(ask).result == 5
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [("os._exit(3)", "Runtime.ExitError"), ("time.sleep(60)", "Sandbox.Timedout"), ("os.close(3)", "Runtime.Unknown")],
+)
+def test_what_the_handler_does_wrong_is_the_invocations(runtime: Runtime, write: Write, does: str, code: str) -> None:
+    """Though it has begun before its hand-over was heard of."""
+    function = write(
+        f"""
+        import os, time
+        def handler(event, context):
+            if event:
+                {does}
+                while True: time.sleep(0.1)
+    """,
+        timeout_s=1.0,
+    )
+    with runtime.snapshot(function) as snapshot:
+        hand_over_one(snapshot)
+        ask = Ask(function, 1)
+        with snapshot.park().resume(first=ask) as instance:
+            assert ask.sent
+            answer = instance.answer(ask)
+        assert answer.error is not None
+        assert (answer.error["errorType"], answer.phase) == (code, "invoke")

@@ -14,6 +14,7 @@ from snapruntime.values.errors import FunctionError, RestoreError, SnapruntimeEr
 from snapruntime.values.findings import SEVERITIES, Finding, Place, Report
 from snapruntime.values.life import State
 from snapruntime.values.model import Function
+from snapruntime.workflows.ask import encode_event
 from snapruntime.workflows.check import observe, state
 from snapruntime.workflows.check.answers import printable
 from snapruntime.workflows.check.differ import Duplicate, duplicates
@@ -21,7 +22,7 @@ from snapruntime.workflows.check.observe import Run
 from snapruntime.workflows.check.places import shown, suppress
 from snapruntime.workflows.check.rules import RULES
 from snapruntime.workflows.check.static import check_file
-from snapruntime.workflows.instance import Instance, encode_event
+from snapruntime.workflows.instance import Instance
 from snapruntime.workflows.restore import Snapshot
 from snapruntime.workflows.runtime import Runtime
 
