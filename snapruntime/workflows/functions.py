@@ -44,6 +44,8 @@ from snapruntime.workflows.configuration import check_configuration, check_setti
 from snapruntime.workflows.revisions import check_revision, existing, new_revision, not_found, now, settings_of
 
 CREATING = "Creating"
+#: So many names and qualifiers are known again.
+_KNOWN = 1000
 
 
 class Functions:
@@ -68,6 +70,8 @@ class Functions:
         self.code = CodeStore(code)
         self.makers = Makers(makers)
         self.database = Database(code.parent / "functions.db", code)
+        #: What names came to, as long as the database has not changed since.
+        self._known: tuple[int, dict[tuple[str, str | None], Target]] = (-1, {})
 
     # What there is.
 
@@ -102,9 +106,21 @@ class Functions:
         Args:
             chance: decides by weight, 0 to below 1; a random number by default.
         """
+        stamp = self.database.stamp()
+        if stamp != self._known[0]:
+            self._known = stamp, {}
+        known = self._known[1]
+        if (target := known.get((name, qualifier))) is not None:
+            return target
         with self.database.reading() as tables:
+            alias = tables.alias(name, qualifier) if qualifier is not None else None
             version = self._resolve(tables, name, qualifier, random.random() if chance is None else chance)
-            return Target(version, function_arn(name, qualifier), settings_of(tables, name))
+            target = Target(version, function_arn(name, qualifier), settings_of(tables, name))
+        if alias is None or not alias.weights:  # Else the next may be another version.
+            if len(known) >= _KNOWN:
+                known.clear()
+            known[name, qualifier] = target
+        return target
 
     def _resolve(self, tables: Tables, name: str, qualifier: str | None, chance: float) -> FunctionVersion:
         shown = function_arn(name, qualifier)

@@ -366,6 +366,38 @@ def test_an_alias_with_two_versions_chooses_by_weight(functions: Functions, weig
     assert {functions.target("f", "live").version.version for _ in range(50)} == {"1"}
 
 
+def test_what_is_answered_follows_what_others_change(functions: Functions) -> None:
+    """Names are known again as long as nothing changes, be it by another process."""
+    publish_several(functions, 2)
+    functions.create_alias("f", "live", "1")
+    with Functions(functions.home) as other:
+
+        def seen(qualifier: str | None) -> tuple[str, str, int | None]:
+            target = other.target("f", qualifier)
+            assert target == other.target("f", qualifier)
+            return target.version.version, target.version.revision_id, target.settings.reserved_concurrency
+
+        assert [seen(name)[0] for name in (None, "1", "live")] == ["$LATEST", "1", "1"]
+        before = seen(None)
+        functions.update_code("f", code(7))
+        assert seen(None) != before
+        functions.update_alias("f", "live", version="2")
+        assert seen("live")[0] == "2"
+        functions.update_alias("f", "live", weights={"1": 0.5})
+        assert {other.target("f", "live").version.version for _ in range(100)} == {"1", "2"}
+        functions.update_alias("f", "live", weights={})
+        assert seen("live")[0] == "2"
+        functions.change_settings("f", reserved_concurrency=3)
+        assert [seen(name)[2] for name in (None, "1", "live")] == [3, 3, 3]
+        functions.delete_alias("f", "live")
+        functions.delete("f", "1")
+        for name in ("live", "1"):
+            with pytest.raises(ResourceNotFoundException):
+                other.target("f", name)
+        other.change_settings("f", reserved_concurrency=4)
+        assert seen("2")[2] == 4, "its own changes as well"
+
+
 def test_chance_is_not_the_same_each_time(functions: Functions) -> None:
     publish_several(functions, 2)
     functions.create_alias("f", "live", "1", weights={"2": 0.5})
