@@ -27,7 +27,9 @@ MODERATE, BURST = 4, 100
 #: There are parked copies for as many requests as are restored meanwhile; beyond, requests are answered on demand.
 PARKED, FRESH = "parked, 20 a second", f"some parked, {MODERATE} at once"
 DEMAND_1, DEMAND = "on demand, 1 at once", f"on demand, {MODERATE} at once"
-HTTP, KEPT_1 = "dry run, 1 at once", "kept warm, 1 at once"
+HTTP, KEPT_1, KEPT_20 = "dry run, 1 at once", "kept warm, 1 at once", "kept warm, 20 a second"
+#: Two connections that send at random moments, 20 requests a second together.
+_RARE = {"connections": 2, "pause_ms": 100}
 #: A parked copy promises, from request read to answer written, so many seconds at p50 and at p99.
 P50_S, P99_S = 0.0015, 0.005
 
@@ -87,7 +89,7 @@ def run_load_test(home: Path, *, seconds: float, rounds: int, say: Callable[[str
 
         for number in range(rounds):
             before = parked.seconds_of("Invoke")
-            load(PARKED, parked.url, path, 2, pause_ms=100)
+            load(PARKED, parked.url, path, **_RARE)
             found.within.append(_within(before, parked.seconds_of("Invoke")))
             load(FRESH, parked.url, path, MODERATE)
             load(DEMAND_1, demand.url, path, 1)
@@ -98,6 +100,7 @@ def run_load_test(home: Path, *, seconds: float, rounds: int, say: Callable[[str
             load(HTTP, demand.url, path, 1, status=204, expected="", header="X-Amz-Invocation-Type: DryRun")
             load(f"cold starts, {MODERATE} at once", demand.url, cold, MODERATE)
             load(KEPT_1, rivals["kept"], "/", 1)
+            load(KEPT_20, rivals["kept"], "/", **_RARE)
             load(f"kept warm, {MODERATE} at once", rivals["kept"], "/", MODERATE)
             load(f"process per request, {MODERATE} at once", rivals["process"], "/", MODERATE)
             _burst(found, _part(home, f"burst-{number}"), event.encode())

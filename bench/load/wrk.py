@@ -23,7 +23,8 @@ function init(arguments)
   wrk.headers["Content-Type"] = "application/json"
 end
 
-function delay() return pause end
+-- At random moments (Poisson's), else all connections would send at the same ones.
+function delay() return -math.log(1 - math.random()) * pause end
 
 function response(status, headers, body)
   if status ~= good or headers["X-Amz-Function-Error"] or not string.find(body, expected, 1, true) then
@@ -87,7 +88,8 @@ def run_wrk(
         expected: what each answer has in it.
         status: its status.
         header: another one of each request.
-        pause_ms: how long each connection waits before its next request; that time is not part of an answer's.
+        pause_ms: how long each connection waits before its next request, on average: times by chance, distributed
+            exponentially. That time is not part of an answer's.
 
     Raises:
         UsageError: there is no wrk.
