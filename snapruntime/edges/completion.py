@@ -10,7 +10,6 @@ from click.shell_completion import CompletionItem, get_completion_class, shell_c
 
 from snapruntime.mechanisms.store import data_home
 from snapruntime.values.errors import SnapruntimeError
-from snapruntime.workflows.functions import Functions
 
 PROGRAM = "snapruntime"
 #: By this variable the script asks for completions (click's convention).
@@ -36,6 +35,9 @@ class FunctionName(click.ParamType[str]):
         home = _home(ctx)
         if not (home / "functions" / "functions.db").exists():
             return []  # To ask for completions must not make a data folder.
+        # Here, since each command imports this module, and only some need functions.
+        from snapruntime.workflows.functions import Functions
+
         name, colon, _ = incomplete.partition(":")
         try:
             with Functions(home) as functions:

@@ -17,14 +17,18 @@ from snapruntime.edges.commands import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+CONTEXT = click.Context(commands)
 #: <!-- run: FOLDER --> before a fenced block: it is run there.
 BLOCKS = re.findall(r"<!-- run: (\S+) -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
-PARAMETERS = [(name, parameter) for name, command in commands.commands.items() for parameter in command.params]
+COMMANDS = {name: commands.get_command(CONTEXT, name) for name in commands.list_commands(CONTEXT)}
+PARAMETERS = [(name, parameter) for name, command in COMMANDS.items() if command for parameter in command.params]
 OPTIONS = [(name, option) for name, option in PARAMETERS if isinstance(option, click.Option)]
 
 
 def test_every_command_is_in_the_readme() -> None:
-    for name in commands.commands:
+    for name, command in COMMANDS.items():
+        assert command is not None
+        assert command.name == name
         assert f"snapruntime {name}" in README
 
 

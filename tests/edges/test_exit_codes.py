@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from conftest import copy_criu
 from support import Write, write_files
@@ -22,6 +23,7 @@ from support import Write, write_files
 import snapruntime
 from edges.conftest import Cli, Several
 from snapruntime.edges import exits
+from snapruntime.edges.commands import commands
 from snapruntime.edges.doctor import EXIT_HOST
 from snapruntime.edges.report import describe
 from snapruntime.edges.session import shared_state
@@ -40,7 +42,8 @@ def _descendants(kind: type[SnapruntimeError]) -> list[type[SnapruntimeError]]:
 
 def test_every_error_has_a_code_of_its_own_kind() -> None:
     # With all of the program loaded, no class of the tree is without a code but the base, which nobody raises.
-    __import__("snapruntime.edges.commands")
+    context = click.Context(commands)
+    assert all(commands.get_command(context, name) for name in commands.list_commands(context))
     codes = {kind: exits.exit_code(kind.__new__(kind)) for kind in _descendants(SnapruntimeError)}
     assert [kind for kind, code in codes.items() if code == exits.INTERNAL] == [SnapruntimeError]
     assert set(codes.values()) <= set(exits.MEANINGS)
