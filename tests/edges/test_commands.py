@@ -22,7 +22,9 @@ def run(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["ls", "setup", "doctor", "run", "serve"])
 def test_a_command_does_not_wait_for_the_others(command: str) -> None:
-    source = "import sys; from snapruntime.edges import cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    source = (
+        "import sys; from snapruntime.edges import cli\ntry: cli.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
     done = run(source, command, "--help")
     loaded = set(done.stderr.split())
     assert done.returncode == 0, done.stderr

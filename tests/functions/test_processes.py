@@ -271,7 +271,7 @@ def live_once(home: Path, number: int, confirmations: int) -> None:
 
 def test_killed_at_hundreds_of_moments(shm: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(ROOT), str(ROOT / "tests"), str(shm), "5", "400"],
+        [sys.executable, "-c", KILLED, str(ROOT), str(ROOT / "tests"), str(shm), "5", "200"],
         stdout=subprocess.PIPE,
         text=True,
         timeout=110,
