@@ -83,7 +83,8 @@ class Functions:
     def version(self, name: str, qualifier: str | None = None) -> FunctionVersion:
         """One version: `$LATEST` by default; through an alias, the version that it names first."""
         with self.database.reading() as tables:
-            return self._resolve(tables, name, qualifier, chance=1.0)
+            alias = self._alias(tables, name, qualifier)
+            return self._chosen(tables, name, qualifier, alias, chance=1.0)
 
     def versions(self, name: str) -> list[FunctionVersion]:
         """`$LATEST`, then the published ones, oldest first."""
@@ -113,8 +114,8 @@ class Functions:
         if (target := known.get((name, qualifier))) is not None:
             return target
         with self.database.reading() as tables:
-            alias = tables.alias(name, qualifier) if qualifier is not None else None
-            version = self._resolve(tables, name, qualifier, random.random() if chance is None else chance)
+            alias = self._alias(tables, name, qualifier)
+            version = self._chosen(tables, name, qualifier, alias, random.random() if chance is None else chance)
             target = Target(version, function_arn(name, qualifier), settings_of(tables, name))
         if alias is None or not alias.weights:  # Else the next may be another version.
             if len(known) >= _KNOWN:
@@ -122,14 +123,19 @@ class Functions:
             known[name, qualifier] = target
         return target
 
-    def _resolve(self, tables: Tables, name: str, qualifier: str | None, chance: float) -> FunctionVersion:
-        shown = function_arn(name, qualifier)
+    def _alias(self, tables: Tables, name: str, qualifier: str | None) -> Alias | None:
+        """The alias that a qualifier names, which must exist; None where it names a version."""
         if qualifier is None or qualifier == LATEST or is_number(qualifier):
-            return existing(tables, name, qualifier or LATEST, shown=shown)
-        alias = tables.alias(name, qualifier)
-        if alias is None:
-            raise not_found(shown)
-        return existing(tables, name, alias.choose(chance), shown=shown)
+            return None
+        if (alias := tables.alias(name, qualifier)) is None:
+            raise not_found(function_arn(name, qualifier))
+        return alias
+
+    def _chosen(
+        self, tables: Tables, name: str, qualifier: str | None, alias: Alias | None, chance: float
+    ) -> FunctionVersion:
+        version = alias.choose(chance) if alias is not None else qualifier or LATEST
+        return existing(tables, name, version, shown=function_arn(name, qualifier))
 
     # What changes it.
 

@@ -20,8 +20,7 @@ from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.mechanisms.log_store import LogStore
 from snapruntime.values.answer import UNHANDLED, Answer, Limits, Way
 from snapruntime.values.errors import FunctionError, SnapruntimeError, UsageError
-from snapruntime.values.function import Target
-from snapruntime.values.model import Invocation
+from snapruntime.values.model import Function, Invocation
 from snapruntime.values.service_errors import (
     InvalidRequestContentException,
     ServiceError,
@@ -174,12 +173,13 @@ class FunctionHost:
     ) -> Answer:
         began = time.monotonic()
         target = self.functions.target(name, qualifier)
+        function = target.version.function()
         request = Request(
             target,
-            self._ask(target, payload, client_context, request_id),
+            _ask(function, payload, client_context, request_id, target.invoked_arn),
             began,
             began + self._limits.queue_s,
-            Journal(self._logs, target.version, request_id),
+            Journal(self._logs, target.version, function, request_id),
         )
         with self._ended:
             self._running += 1
@@ -197,14 +197,6 @@ class FunctionHost:
             with self._ended:
                 self._running -= 1
                 self._ended.notify_all()
-
-    def _ask(self, target: Target, payload: bytes, client_context: str | None, request_id: str) -> Ask:
-        context = json.loads(client_context) if client_context else None
-        arn, function = target.invoked_arn, target.version.function()
-        try:
-            return Ask(function, payload, request_id=request_id, client_context=context, arn=arn)
-        except UsageError as error:
-            raise InvalidRequestContentException(error.message, hint=error.hint) from error
 
     @contextlib.contextmanager
     def _turn(self, request: Request) -> Iterator[None]:
@@ -307,3 +299,11 @@ class FunctionHost:
         gauge("memory_bytes", "Memory that copies are charged.", lambda: memory.used)
         gauge("memory_limit_bytes", "Memory that copies may have together.", lambda: memory.limit)
         gauge("events_waiting", "Events that wait to be delivered.", lambda: len(self._queue))
+
+
+def _ask(function: Function, payload: bytes, client_context: str | None, request_id: str, arn: str) -> Ask:
+    context = json.loads(client_context) if client_context else None
+    try:
+        return Ask(function, payload, request_id=request_id, client_context=context, arn=arn)
+    except UsageError as error:
+        raise InvalidRequestContentException(error.message, hint=error.hint) from error

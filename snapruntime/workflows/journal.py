@@ -12,7 +12,7 @@ from typing import Any
 from snapruntime.mechanisms.log_store import LogStore, Record
 from snapruntime.values.answer import LOG_TAIL
 from snapruntime.values.function import FunctionVersion
-from snapruntime.values.model import Invocation
+from snapruntime.values.model import Function, Invocation
 from snapruntime.workflows import lambda_log
 
 #: The records that are kept where the least level of the system's is WARN: those of what failed.
@@ -27,14 +27,15 @@ class Journal:
     Args:
         store: where it goes.
         version: which version is invoked.
+        function: that as the runtime takes it.
         request_id: the invocation's.
     """
 
-    def __init__(self, store: LogStore, version: FunctionVersion, request_id: str) -> None:
+    def __init__(self, store: LogStore, version: FunctionVersion, function: Function, request_id: str) -> None:
         self._store = store
         self._version = version
         self._request_id = request_id
-        self._function = version.function()
+        self._function = function
         self._as_json = version.configuration.log_format == "JSON"
         self._warnings_only = version.configuration.system_log_level == "WARN"
         self._tail = bytearray()

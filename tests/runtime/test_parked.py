@@ -29,6 +29,16 @@ UNIQUE = """
         return {"random": random.random(), "uuid1": str(uuid.uuid1()), "hooks": hooks, "pid": os.getpid()}
 """
 
+#: Each part of it says that it runs.
+HOOKED = """
+    from snapruntime import register_after_restore
+    @register_after_restore
+    def back(): print("hook")
+    def handler(event, context):
+        print("handler")
+        return event
+"""
+
 
 def test_hooks_and_randomness_are_the_hand_overs(runtime: Runtime, write: Write) -> None:
     with runtime.snapshot(write(UNIQUE)) as snapshot:
@@ -46,14 +56,7 @@ def test_hooks_and_randomness_are_the_hand_overs(runtime: Runtime, write: Write)
 
 def test_a_parked_copy_is_the_snapshots_until_then(runtime: Runtime, write: Write) -> None:
     """A rehearsal runs nothing of the function, and its log is empty."""
-    function = write("""
-        from snapruntime import register_after_restore
-        @register_after_restore
-        def back(): print("hook")
-        def handler(event, context):
-            print("handler")
-            return event
-    """)
+    function = write(HOOKED)
     with runtime.snapshot(function) as snapshot:
         written: list[bytes] = []
         with snapshot.park().resume(sink=written.append) as instance:
@@ -176,14 +179,7 @@ def test_what_has_no_hooks_is_asked_along_with_its_hand_over(runtime: Runtime, w
 
 
 def test_what_has_hooks_is_asked_after_them(runtime: Runtime, write: Write) -> None:
-    function = write("""
-        from snapruntime import register_after_restore
-        @register_after_restore
-        def back(): print("hook")
-        def handler(event, context):
-            print("handler")
-            return event
-    """)
+    function = write(HOOKED)
     with runtime.snapshot(function) as snapshot:
         hand_over_one(snapshot)
         ask, written, later = Ask(function, 1), list[bytes](), list[bytes]()
