@@ -157,8 +157,8 @@ class Channel:
         self._kept = bytearray()
         self._dropped = self._passed = 0
 
-    def send(self, header: dict[str, Any], body: bytes = b"", *, deadline: float) -> None:
-        """Send one message.
+    def send(self, *frames: wire.Frame, deadline: float) -> None:
+        """Send messages, one after the other.
 
         Args:
             deadline: `time.monotonic()` until which it must have been taken.
@@ -168,7 +168,7 @@ class Channel:
             Disconnected: there is nobody to read it.
             NotStartedError: there never was: its surroundings could not be made.
         """
-        data = memoryview(wire.encode(header, body))
+        data = memoryview(b"".join(wire.encode(*frame) for frame in frames))
         while data:
             try:
                 data = data[self._ends.control.send(data) :]

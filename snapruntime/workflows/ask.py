@@ -13,6 +13,7 @@ from typing import Any
 from snapruntime.mechanisms.channel import Channel
 from snapruntime.values.errors import UsageError
 from snapruntime.values.model import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT, Function
+from snapruntime.worker import wire
 
 #: The largest event that goes along with a hand-over, bytes: a socket takes both without waiting.
 _AT_ONCE = 32 << 10
@@ -60,10 +61,15 @@ class Ask:
 
     def send(self, channel: Channel) -> None:
         """Ask. Raises what `Channel.send` does, and TimeoutError by the function's own limit."""
+        frame = self.begin()
+        channel.send(frame, deadline=self.deadline)
+
+    def begin(self) -> wire.Frame:
+        """The message that asks: the function's time runs from now on."""
         self.sent = time.monotonic()
         self.deadline = self.sent + self._timeout_s
         self._header["deadline_ms"] = int((time.time() + self._timeout_s) * 1000)
-        channel.send(self._header, self._body, deadline=self.deadline)
+        return self._header, self._body
 
 
 def encode_event(event: Any) -> bytes:

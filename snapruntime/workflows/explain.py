@@ -242,7 +242,7 @@ def _ask(worker: Launched, culprit: _Descriptor) -> tuple[list[str], str | None,
         return [], None, ""
     deadline = time.monotonic() + _ASK_DEADLINE_S
     try:
-        worker.channel.send({"type": "describe_fd", "fd": culprit.fd}, deadline=deadline)
+        worker.channel.send(({"type": "describe_fd", "fd": culprit.fd}, b""), deadline=deadline)
         answer, _ = worker.channel.receive("fd_owner", deadline=deadline)
     except (TimeoutError, Disconnected, WireError):
         return [], None, ""

@@ -220,7 +220,7 @@ class Instance:
             return None  # It has ended.
         deadline, outcome, answer = time.monotonic() + limit_s, Event.FAILED, None
         try:
-            self._launched.channel.send(message, deadline=deadline)
+            self._launched.channel.send((message, b""), deadline=deadline)
             answer = json.loads(self._launched.channel.receive("checked", deadline=deadline)[1])
             outcome = Event.ANSWERED
         except (TimeoutError, Disconnected, wire.WireError, ValueError, RecursionError):

@@ -134,9 +134,9 @@ class Launched:
         """
         goes_on = False
         try:
-            self.channel.send(message, deadline=deadline)
-            if along is not None:
-                along.send(self.channel)
+            # In one piece: a process that is woken for the first may keep us from sending the second for long.
+            frames = [(message, b"")] if along is None else [(message, b""), along.begin()]
+            self.channel.send(*frames, deadline=deadline)
             answer = self.channel.receive(*answers, deadline=deadline)
             goes_on = along is not None and answer[0]["type"] == answers[0]
             return answer
