@@ -134,8 +134,11 @@ class Database:
         Raises:
             ServiceException: the disk refuses.
         """
-        with self.reading() as tables:
-            return int(tables.connection.execute("PRAGMA data_version").fetchone()[0])
+        with self._locks[False]:
+            try:
+                return int(self._connections[False].execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error as error:
+                raise _refusal(error, write=False) from error
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Tables]:
@@ -162,15 +165,19 @@ class Database:
             except sqlite3.Error as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                raise ServiceException(
-                    f"The functions' database could not be {'changed' if write else 'read'}: {error}",
-                    hint="Free disk space, or end the process that has it locked, and try again.",
-                ) from error
+                raise _refusal(error, write=write) from error
 
     def close(self) -> None:
         for write, connection in self._connections.items():
             with self._locks[write]:
                 connection.close()
+
+
+def _refusal(error: sqlite3.Error, *, write: bool) -> ServiceException:
+    return ServiceException(
+        f"The functions' database could not be {'changed' if write else 'read'}: {error}",
+        hint="Free disk space, or end the process that has it locked, and try again.",
+    )
 
 
 @contextlib.contextmanager
