@@ -13,7 +13,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
@@ -97,8 +97,9 @@ class FunctionHost:
         *,
         client_context: str | None = None,
         request_id: str | None = None,
+        tell: Callable[[Answer], None] = lambda _: None,
     ) -> Answer:
-        """Have a function answer; blocks until it has.
+        """Have a function answer; blocks until it has, and all that comes after it has been done.
 
         Args:
             name: the function's, plain.
@@ -106,6 +107,7 @@ class FunctionHost:
             payload: the event, JSON.
             client_context: JSON text.
             request_id: a new UUID by default.
+            tell: is told the answer as soon as there is one: the log has no report yet, and `Answer.log_tail` neither.
 
         Raises:
             ResourceNotFoundException: there is no such function, version or alias.
@@ -115,7 +117,7 @@ class FunctionHost:
         """
         if self._draining:
             raise ServiceUnavailableException("The server is shutting down.")
-        return self._run(name, qualifier, payload, client_context, request_id or str(uuid.uuid4()))
+        return self._run(name, qualifier, payload, client_context, request_id or str(uuid.uuid4()), tell)
 
     def enqueue(
         self,
@@ -169,7 +171,13 @@ class FunctionHost:
         return self._run(event.function, event.qualifier, event.payload, event.client_context, event.request_id)
 
     def _run(
-        self, name: str, qualifier: str | None, payload: bytes, client_context: str | None, request_id: str
+        self,
+        name: str,
+        qualifier: str | None,
+        payload: bytes,
+        client_context: str | None,
+        request_id: str,
+        tell: Callable[[Answer], None] = lambda _: None,
     ) -> Answer:
         began = time.monotonic()
         target = self.functions.target(name, qualifier)
@@ -184,8 +192,13 @@ class FunctionHost:
         with self._ended:
             self._running += 1
         try:
-            with self._turn(request):
-                return self._answer(request)
+            with request.rest:
+                request.rest.callback(self._supply.keeper.nudge)
+                request.rest.callback(request.journal.flush)
+                with self._turn(request):
+                    answer = self._answer(request)
+                tell(answer)
+            return dataclasses.replace(answer, log_tail=request.journal.tail)
         except ServiceError as error:
             self.metrics.failures.labels(error.name).inc()
             raise
@@ -193,7 +206,6 @@ class FunctionHost:
             self.metrics.failures.labels(ServiceException.__name__).inc()
             raise ServiceException(error.message, hint=error.hint) from error
         finally:
-            request.journal.flush()
             with self._ended:
                 self._running -= 1
                 self._ended.notify_all()
@@ -210,7 +222,6 @@ class FunctionHost:
             yield
         finally:
             turns.give()
-            self._supply.keeper.nudge()
 
     def _answer(self, request: Request) -> Answer:
         """Have one of the version's processes answer; a pool that is not to be used any more is replaced."""
@@ -227,18 +238,18 @@ class FunctionHost:
             held, way = self._supply.obtain(pool, request)
         except FunctionError as error:  # Of a cold start's init.
             return self._failed(request, error, "cold")
-        reuse = False
-        try:
-            instance = held.copy
-            assert isinstance(instance, Instance)
+        instance, reuse = held.copy, request.target.settings.reuse == "reuse"
+        assert isinstance(instance, Instance)
+        with contextlib.ExitStack() as at_once:  # One that may answer again is there for who has its answer.
+            after = at_once if reuse else request.rest
+            after.callback(self._supply.give_back, pool, held, reuse=reuse)
             request.journal.invoked()
-            invocation = instance.answer(request.ask, sink=request.journal.sink)
-            reuse = request.target.settings.reuse == "reuse"
+            invocation = instance.answer(request.ask, sink=request.journal.sink, measure=False)
             if way == "reused":  # What it took to start was an earlier invocation's.
                 invocation = dataclasses.replace(invocation, restore_ms=None, hooks_ms=None, init_ms=None)
-            return self._tell(request, invocation, way)
-        finally:
-            self._supply.give_back(pool, held, reuse=reuse)
+            answer = self._answered(request, invocation, way)
+            after.callback(self._report, request, instance, invocation, answer)
+            return answer
 
     def _failed(self, request: Request, error: FunctionError, way: Way) -> Answer:
         """The answer of a function whose init failed: to its caller it is the function's error, as on AWS."""
@@ -249,8 +260,10 @@ class FunctionHost:
         document["requestId"] = request.id
         return self._counted(request, way, json.dumps(document).encode(), document, 0.0, 0.0)
 
-    def _tell(self, request: Request, invocation: Invocation, way: Way) -> Answer:
-        request.journal.answered(invocation, way, milliseconds_since(request.began))
+    def _report(self, request: Request, instance: Instance, invocation: Invocation, answer: Answer) -> None:
+        request.journal.answered(instance.measured(invocation), answer.way, answer.total_ms)
+
+    def _answered(self, request: Request, invocation: Invocation, way: Way) -> Answer:
         error = dict(invocation.error) if invocation.error is not None else None
         payload = invocation.payload or b"null" if error is None else json.dumps(error).encode()
         return self._counted(request, way, payload, error, invocation.hooks_ms or 0.0, invocation.duration_ms or 0.0)

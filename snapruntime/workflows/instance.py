@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import threading
@@ -109,8 +110,11 @@ class Instance:
         ask = Ask(self._function, event, request_id=request_id, client_context=client_context, arn=arn)
         return self.answer(ask, sink=sink)
 
-    def answer(self, ask: Ask, *, sink: LogSink | None = None) -> Invocation:
+    def answer(self, ask: Ask, *, sink: LogSink | None = None, measure: bool = True) -> Invocation:
         """The same for an event that has been looked at, and perhaps has gone along with the hand-over.
+
+        Args:
+            measure: whether to look how much memory it took; else `measured` does, when nobody waits for the answer.
 
         Raises:
             UsageError: the copy has been closed or has ended.
@@ -118,6 +122,7 @@ class Instance:
         self._occupy()
         try:
             invocation, outcome = self._invoke(ask, sink)
+            invocation = self.measured(invocation) if measure else invocation
         except BaseException:  # A sink's, for instance. Nobody knows what the process is at then.
             self._launched.process.kill()
             self._life.on(Event.FAILED)
@@ -175,7 +180,7 @@ class Instance:
             hooks_ms=self.hooks_ms,
             duration_ms=round((ended - ask.sent) * 1000, 3),
             total_ms=round((ended - (requested or ask.sent)) * 1000, 3),
-            max_memory_mb=self._max_memory_mb(),
+            max_memory_mb=None,
             payload=payload,
             error=error,
             phase="invoke",
@@ -231,6 +236,10 @@ class Instance:
             self._life.on(outcome)
         return answer
 
+    def measured(self, invocation: Invocation) -> Invocation:
+        """The invocation, with the most memory that there was so far."""
+        return dataclasses.replace(invocation, max_memory_mb=self._max_memory_mb())
+
     def _max_memory_mb(self) -> int | None:
         """The most memory it had so far, MB as Lambda counts them (2**20 bytes), rounded up.
 
@@ -243,7 +252,8 @@ class Instance:
 
     def _resident_kb(self) -> int | None:
         process, exit = self._launched.process, None
-        with contextlib.suppress(SpawnerError):
+        gone = SpawnerError, OSError, ValueError  # The latter two where it has been closed meanwhile.
+        with contextlib.suppress(*gone):
             exit = process.wait(0)
         if exit is None:
             with contextlib.suppress(OSError):
@@ -252,7 +262,7 @@ class Instance:
                 if found and process.alive():  # Else the PID may have been another's by then.
                     self.own_bytes = int(found[2]) << 10
                     return int(found[1])
-            with contextlib.suppress(SpawnerError):
+            with contextlib.suppress(*gone):
                 exit = process.wait(1.0)  # Without memory of its own it is about to end.
         return exit.max_rss_kb if exit is not None else None
 

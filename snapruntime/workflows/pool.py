@@ -71,7 +71,7 @@ class Pool:
         self._lock = threading.Lock()
         self._parked: list[Held] = []
         self._idle: list[Held] = []
-        self._busy = self._making = 0
+        self._busy = self._leaving = self._making = 0
         self._most = 0
         self._most_at = 0.0
         self._used = time.monotonic()
@@ -111,13 +111,19 @@ class Pool:
                 self._most, self._most_at = self._busy, now
             return True
 
-    def leave(self) -> bool:
-        """A request ends; whether the pool is to be closed now."""
+    def leave(self) -> None:
+        """A request has its answer. What it had of the pool is still in use: see `left`."""
         with self._lock:
             self._used = time.monotonic()
             if 2 * self._busy >= self._most:
                 self._most_at = self._used  # The load is still about what it was at most.
             self._busy -= 1
+            self._leaving += 1
+
+    def left(self) -> bool:
+        """A request that has its answer has given back what it had; whether the pool is to be closed now."""
+        with self._lock:
+            self._leaving -= 1
             return self._is_over()
 
     def take(self) -> tuple[Held, bool] | None:
@@ -227,7 +233,8 @@ class Pool:
 
     def _is_over(self) -> bool:
         """Whether the last of its users has gone: true once."""
-        over = self._retired and not self._busy and not self._making and not self._closed
+        used = self._busy or self._leaving or self._making
+        over = self._retired and not used and not self._closed
         self._closed |= over
         return over
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from snapruntime.values.function import Target
 from snapruntime.workflows.ask import Ask
@@ -21,6 +22,7 @@ class Request:
         journal: its log.
         queued_ms: how long it has waited.
         start_ms: how long its process took to start.
+        rest: what is left to do when its caller has the answer.
     """
 
     target: Target
@@ -30,6 +32,7 @@ class Request:
     journal: Journal
     queued_ms: float = 0.0
     start_ms: float = 0.0
+    rest: ExitStack = field(default_factory=ExitStack)
 
     @property
     def id(self) -> str:

@@ -86,7 +86,7 @@ class Supply:
 
     @contextlib.contextmanager
     def pool(self, request: Request) -> Iterator[Pool]:
-        """The pool of the version, for one request. One that turns out to be of no use is given up.
+        """The pool of the version, for one request and its rest. One that turns out to be of no use is given up.
 
         Raises:
             ServiceError: what `Versions.open` raises.
@@ -94,6 +94,7 @@ class Supply:
         """
         while not (pool := self._open(request)).enter():
             continue
+        request.rest.callback(self._left, pool)
         try:
             yield pool
         except StaleError as error:
@@ -102,8 +103,11 @@ class Supply:
             self.keeper.retire(pool)
             raise
         finally:
-            if pool.leave():
-                self.keeper.end(pool)
+            pool.leave()
+
+    def _left(self, pool: Pool) -> None:
+        if pool.left():
+            self.keeper.end(pool)
 
     def _open(self, request: Request) -> Pool:
         """The pool of the version; who comes first opens it, the others wait for that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Call:
         body: all of it.
         peer: the client's IP address; "" for a unix socket.
         operation: the call's name in the service model.
+        tell: takes the reply where there is one before all has been done.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Call:
     body: bytes
     peer: str
     operation: str = ""
+    tell: Callable[[Reply], None] = lambda _: None
 
     @property
     def action(self) -> str:

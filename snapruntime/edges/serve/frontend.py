@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from snapruntime.edges.serve.api import Operation, Routes
 from snapruntime.edges.serve.clients import Bodies, Connections, LostClientError, drop, send
+from snapruntime.edges.serve.early import Early
 from snapruntime.edges.serve.exchange import Call, Reply, reply_error, unsendable
 from snapruntime.edges.serve.pages import Pages
 from snapruntime.edges.serve.sigv4 import Key, SignedRequest, verify
@@ -86,7 +88,7 @@ class Frontend:
         self._bodies = Bodies()
         self._open = 0
         self._quiet = asyncio.Event()
-        self._free = invocations
+        self._places = threading.BoundedSemaphore(invocations)
         self._threads = {
             "function": Threads(invocations, "invoke"),
             "control": Threads(_CONTROL_THREADS, "control"),
@@ -222,13 +224,13 @@ class Frontend:
         loop, threads = asyncio.get_running_loop(), self._threads[operation.threads]
         if operation.threads != "function":
             return await loop.run_in_executor(threads, operation.answer, call)
-        if not self._free:
+        if not self._places.acquire(blocking=False):
             raise TooManyRequestsException("Rate Exceeded.", reason="ConcurrentInvocationLimitExceeded")
-        self._free -= 1
-        try:
-            return await loop.run_in_executor(threads, operation.answer, call)
-        finally:
-            self._free += 1
+        early = Early(operation.answer, call, ended=self._places.release)
+        threads.submit(early.run)
+        reply = await asyncio.wrap_future(early.reply)
+        loop.call_soon(early.sent.set)  # After its first step, which is all that there is of most.
+        return reply
 
 
 def _headers(request: web.BaseRequest) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from snapruntime.edges.serve import eventstream
@@ -52,13 +52,16 @@ class InvocationCalls:
                 request_id=call.request_id,
             )
             return Reply(202, content_type="")
-        answer = self._invoke(asked, call.request_id)
-        reply = Reply(200, answer.payload, JSON, [("X-Amz-Executed-Version", answer.executed_version)])
-        if answer.function_error:
-            reply.headers.append(("X-Amz-Function-Error", answer.function_error))
-        if asked.tail:
-            reply.headers.append(("X-Amz-Log-Result", _log_result(answer)))
-        return reply
+
+        def reply_of(answer: Answer) -> Reply:
+            reply = Reply(200, answer.payload, JSON, [("X-Amz-Executed-Version", answer.executed_version)])
+            if answer.function_error:
+                reply.headers.append(("X-Amz-Function-Error", answer.function_error))
+            if asked.tail:
+                reply.headers.append(("X-Amz-Log-Result", _log_result(answer)))
+            return reply
+
+        return self._invoke(asked, call, reply_of)
 
     def invoke_with_response_stream(self, call: Call) -> Reply:
         """InvokeWithResponseStream. What the handler returns is sent as one stream: Python's handlers cannot write to
@@ -66,30 +69,34 @@ class InvocationCalls:
         asked = _read(call, ("RequestResponse", "DryRun"))
         if asked.kind == "DryRun":
             return self._dry_run(asked)
-        answer = self._invoke(asked, call.request_id)
-        error = (answer.function_error, answer.payload.decode("utf-8", "replace")) if answer.function_error else None
-        return Reply(
-            200,
-            eventstream.answer(
+
+        def reply_of(answer: Answer) -> Reply:
+            failed = answer.function_error
+            error = (failed, answer.payload.decode("utf-8", "replace")) if failed else None
+            stream = eventstream.answer(
                 b"" if error else answer.payload, error=error, log_result=_log_result(answer) if asked.tail else None
-            ),
-            eventstream.CONTENT_TYPE,
-            [("X-Amz-Executed-Version", answer.executed_version)],
-        )
+            )
+            version = ("X-Amz-Executed-Version", answer.executed_version)
+            return Reply(200, stream, eventstream.CONTENT_TYPE, [version])
+
+        return self._invoke(asked, call, reply_of)
 
     def _dry_run(self, asked: _Asked) -> Reply:
         """A DryRun: whether there is such a function."""
         self._host.functions.target(asked.reference.name, asked.reference.qualifier)
         return Reply(204, content_type="")
 
-    def _invoke(self, asked: _Asked, request_id: str) -> Answer:
-        return self._host.invoke(
+    def _invoke(self, asked: _Asked, call: Call, reply_of: Callable[[Answer], Reply]) -> Reply:
+        answer = self._host.invoke(
             asked.reference.name,
             asked.reference.qualifier,
             asked.event,
             client_context=asked.context,
-            request_id=request_id,
+            request_id=call.request_id,
+            # The end of the log is there only at the end.
+            **({} if asked.tail else {"tell": lambda answer: call.tell(reply_of(answer))}),
         )
+        return reply_of(answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""A reply that is told before its call has ended is taken at once; what comes after is done all the same."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+
+import pytest
+
+from snapruntime.edges.serve.early import Early
+from snapruntime.edges.serve.exchange import Call, Reply
+
+CALL = Call("1", "POST", {}, "/", "", {}, {}, b"", "")
+REPLY = Reply(200, b"first")
+
+
+def test_the_first_reply_counts() -> None:
+    ended, rest = threading.Event(), threading.Event()
+
+    def answer(call: Call) -> Reply:
+        call.tell(REPLY)
+        assert rest.wait(30)
+        return Reply(200, b"second")
+
+    early = Early(answer, CALL, ended.set)
+    thread = threading.Thread(target=early.run)
+    thread.start()
+    assert early.reply.result(30) is REPLY
+    assert not ended.is_set()
+    early.sent.set()
+    rest.set()
+    thread.join()
+    assert ended.is_set()
+    assert early.reply.result() is REPLY
+
+
+def test_a_call_that_tells_nothing() -> None:
+    ended: Future[bool] = Future()
+    early = Early(lambda _: REPLY, CALL, lambda: ended.set_result(early.reply.done()))
+    early.run()
+    assert early.reply.result() is REPLY
+    assert ended.result()
+
+
+def test_what_is_raised_is_the_reply_or_logged_after_it(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(call: Call) -> Reply:
+        if call.request_id == "late":
+            call.tell(REPLY)
+        raise RuntimeError("a mistake")
+
+    before, after = (Early(answer, replace(CALL, request_id=name), lambda: None) for name in ("early", "late"))
+    before.run()
+    with pytest.raises(RuntimeError, match="a mistake"):
+        before.reply.result()
+    assert not caplog.records
+    after.sent.set()
+    with caplog.at_level(logging.ERROR):
+        after.run()
+    assert after.reply.result() is REPLY
+    assert "after the answer to late" in caplog.text
+
+
+def test_nobody_waits_for_it_any_more() -> None:
+    ended = threading.Event()
+    early = Early(lambda _: pytest.fail("it has been cancelled"), CALL, ended.set)
+    early.reply.cancel()
+    early.run()
+    assert ended.is_set()
