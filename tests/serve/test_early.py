@@ -16,13 +16,12 @@ CALL = Call("1", "POST", {}, "/", "", {}, {}, b"", "")
 REPLY = Reply(200, b"first")
 
 
-def test_the_first_reply_counts() -> None:
+def test_what_comes_after_the_reply_keeps_nobody_waiting() -> None:
     ended, rest = threading.Event(), threading.Event()
 
-    def answer(call: Call) -> Reply:
+    def answer(call: Call) -> None:
         call.tell(REPLY)
         assert rest.wait(30)
-        return Reply(200, b"second")
 
     early = Early(answer, CALL, ended.set)
     thread = threading.Thread(target=early.run)
@@ -60,6 +59,13 @@ def test_what_is_raised_is_the_reply_or_logged_after_it(caplog: pytest.LogCaptur
         after.run()
     assert after.reply.result() is REPLY
     assert "after the answer to late" in caplog.text
+
+
+def test_a_call_without_a_reply_is_a_mistake() -> None:
+    early = Early(lambda _: None, CALL, lambda: None)
+    early.run()
+    with pytest.raises(RuntimeError, match="without a reply"):
+        early.reply.result()
 
 
 def test_nobody_waits_for_it_any_more() -> None:

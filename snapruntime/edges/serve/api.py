@@ -20,7 +20,7 @@ class Operation:
         name: as the service model has it.
         method: the HTTP method.
         template: the path, with {NAME} for each part that names something.
-        answer: gives the reply. Blocks; is called in a thread.
+        answer: gives the reply; None where it has told it (`Call.tell`). Blocks; is called in a thread.
         limit: how large the body may be, bytes, by the headers of the request.
         too_large: the error for a larger body, by the limit.
         threads: those that answer it. "function" for what waits for one, so that the control plane ("control") must not
@@ -30,7 +30,7 @@ class Operation:
     name: str
     method: str
     template: str
-    answer: Callable[[Call], Reply]
+    answer: Callable[[Call], Reply | None]
     limit: Callable[[Mapping[str, str]], int]
     too_large: Callable[[int], ServiceError]
     threads: Literal["function", "control", "page"] = "control"

@@ -221,15 +221,13 @@ class Frontend:
             )
 
     async def _in_thread(self, operation: Operation, call: Call) -> Reply:
-        loop, threads = asyncio.get_running_loop(), self._threads[operation.threads]
-        if operation.threads != "function":
-            return await loop.run_in_executor(threads, operation.answer, call)
-        if not self._places.acquire(blocking=False):
+        limited = operation.threads == "function"
+        if limited and not self._places.acquire(blocking=False):
             raise TooManyRequestsException("Rate Exceeded.", reason="ConcurrentInvocationLimitExceeded")
-        early = Early(operation.answer, call, ended=self._places.release)
-        threads.submit(early.run)
+        early = Early(operation.answer, call, ended=self._places.release if limited else lambda: None)
+        self._threads[operation.threads].submit(early.run)
         reply = await asyncio.wrap_future(early.reply)
-        loop.call_soon(early.sent.set)  # After its first step, which is all that there is of most.
+        asyncio.get_running_loop().call_soon(early.sent.set)  # Once it is written, or waits for its client.
         return reply
 
 

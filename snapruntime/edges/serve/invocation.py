@@ -7,6 +7,7 @@ import binascii
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from snapruntime.edges.serve import eventstream
 from snapruntime.edges.serve.exchange import JSON, Call, Reply
@@ -38,8 +39,8 @@ class InvocationCalls:
     def __init__(self, host: FunctionHost) -> None:
         self._host = host
 
-    def invoke(self, call: Call) -> Reply:
-        """Invoke."""
+    def invoke(self, call: Call) -> Reply | None:
+        """Invoke. None where the reply has been told."""
         asked = _read(call, _INVOCATION_TYPES)
         if asked.kind == "DryRun":
             return self._dry_run(asked)
@@ -63,9 +64,12 @@ class InvocationCalls:
 
         return self._invoke(asked, call, reply_of)
 
-    def invoke_with_response_stream(self, call: Call) -> Reply:
-        """InvokeWithResponseStream. What the handler returns is sent as one stream: Python's handlers cannot write to
-        it piece by piece, neither here nor on AWS's managed runtimes."""
+    def invoke_with_response_stream(self, call: Call) -> Reply | None:
+        """InvokeWithResponseStream. None where the reply has been told.
+
+        What the handler returns is sent as one stream: Python's handlers cannot write to it piece by piece, neither
+        here nor on AWS's managed runtimes.
+        """
         asked = _read(call, ("RequestResponse", "DryRun"))
         if asked.kind == "DryRun":
             return self._dry_run(asked)
@@ -86,17 +90,19 @@ class InvocationCalls:
         self._host.functions.target(asked.reference.name, asked.reference.qualifier)
         return Reply(204, content_type="")
 
-    def _invoke(self, asked: _Asked, call: Call, reply_of: Callable[[Answer], Reply]) -> Reply:
-        answer = self._host.invoke(
+    def _invoke(self, asked: _Asked, call: Call, reply_of: Callable[[Answer], Reply]) -> Reply | None:
+        invoke = partial(
+            self._host.invoke,
             asked.reference.name,
             asked.reference.qualifier,
             asked.event,
             client_context=asked.context,
             request_id=call.request_id,
-            # The end of the log is there only at the end.
-            **({} if asked.tail else {"tell": lambda answer: call.tell(reply_of(answer))}),
         )
-        return reply_of(answer)
+        if asked.tail:  # The end of the log is there only at the end.
+            return reply_of(invoke())
+        invoke(tell=lambda answer: call.tell(reply_of(answer)))
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from snapruntime.edges.serve import cors
 from snapruntime.edges.serve.api import Operation
 from snapruntime.edges.serve.exchange import CONTROL, HEADER_NAME, Call, Reply, reply_json
 from snapruntime.edges.serve.sigv4 import Key, SignedRequest, verify
+from snapruntime.values.answer import Answer
 from snapruntime.values.errors import printable
 from snapruntime.values.function import ACCOUNT
 from snapruntime.values.function_url import AuthType, FunctionUrl
@@ -69,8 +70,8 @@ class FunctionUrls:
         found = _HOST.fullmatch(host)
         return found["id"].lower() if found else None
 
-    def answer(self, call: Call) -> Reply:
-        """Have the function answer."""
+    def answer(self, call: Call) -> Reply | None:
+        """Have the function answer. None where the reply has been told."""
         url = self._urls.find(call.path["UrlId"])
         if url is None:
             reply = reply_json({"Message": None}, 403)
@@ -78,24 +79,31 @@ class FunctionUrls:
             return reply
         if (preflight := cors.preflight(url.cors, call)) is not None:
             return preflight
-        reply = self._invoke(url, call)
-        reply.headers.extend(cors.headers(url.cors, call))
-        return reply
 
-    def _invoke(self, url: FunctionUrl, call: Call) -> Reply:
+        def tell(reply: Reply) -> None:
+            reply.headers.extend(cors.headers(url.cors, call))
+            call.tell(reply)
+
+        self._invoke(url, call, tell)
+        return None
+
+    def _invoke(self, url: FunctionUrl, call: Call, tell: Callable[[Reply], None]) -> None:
         key_id = self._authenticate(url, call)
         event = json.dumps(event_of(url, call, key_id)).encode()
         if len(event) > PAYLOAD_LIMIT:  # base64 makes it longer than it came.
             raise _too_large(PAYLOAD_LIMIT)
+
+        def tell_answer(answer: Answer) -> None:
+            tell(_bad_gateway() if answer.function_error else reply_of(answer.payload, url.function))
+
         try:
-            answer = self._host.invoke(url.function, url.alias, event, request_id=call.request_id)
+            self._host.invoke(url.function, url.alias, event, request_id=call.request_id, tell=tell_answer)
         except ResourceNotFoundException:  # The alias is gone; the URL stays, as on AWS.
             raise _forbidden() from None
         except TooManyRequestsException:
             raise
         except ServiceError as error:
-            return _bad_gateway(f"{url.function}: {error.message}")
-        return _bad_gateway() if answer.function_error else reply_of(answer.payload, url.function)
+            tell(_bad_gateway(f"{url.function}: {error.message}"))
 
     def _authenticate(self, url: FunctionUrl, call: Call) -> str | None:
         """The access key that signed; None where nobody has to."""
