@@ -22,29 +22,22 @@ class Early:
     Args:
         answer: gives the reply; None where it has told it (`Call.tell`).
         call: what it is asked.
-        ended: called at the very end.
 
     Attributes:
         reply: has the reply as soon as it is known, or what the call raised.
         sent: to be set when the reply is on its way.
     """
 
-    def __init__(self, answer: Callable[[Call], Reply | None], call: Call, ended: Callable[[], None]) -> None:
+    def __init__(self, answer: Callable[[Call], Reply | None], call: Call) -> None:
         self.reply: Future[Reply] = Future()
         self.sent = threading.Event()
         self._answer = answer
         self._call = replace(call, tell=self._tell)
-        self._ended = ended
 
     def run(self) -> None:
         """Run it, to its very end."""
-        try:
-            if self.reply.set_running_or_notify_cancel():
-                self._run()
-        finally:
-            self._ended()
-
-    def _run(self) -> None:
+        if not self.reply.set_running_or_notify_cancel():
+            return
         try:
             if (reply := self._answer(self._call)) is not None:
                 self.reply.set_result(reply)

@@ -224,7 +224,9 @@ class Frontend:
         limited = operation.threads == "function"
         if limited and not self._places.acquire(blocking=False):
             raise TooManyRequestsException("Rate Exceeded.", reason="ConcurrentInvocationLimitExceeded")
-        early = Early(operation.answer, call, ended=self._places.release if limited else lambda: None)
+        early = Early(operation.answer, call)
+        if limited:
+            early.reply.add_done_callback(lambda _: self._places.release())
         self._threads[operation.threads].submit(early.run)
         reply = await asyncio.wrap_future(early.reply)
         asyncio.get_running_loop().call_soon(early.sent.set)  # Once it is written, or waits for its client.
