@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from snapruntime import Runtime
 from snapruntime.mechanisms.provision.install import find_criu, setup_criu
 from snapruntime.mechanisms.store import data_home
 from snapruntime.values.errors import HostError
+from snapruntime.workflows.freshness import HOOKS, WORKER_FOLDER
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -30,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Started by `&` or nohup, pytest and all that it starts would ignore these: tests of them would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # As pip does where it installs: workers see a read-only source tree, and would each compile it at their start anew.
+    for folder in (WORKER_FOLDER, HOOKS):
+        compileall.compile_dir(folder, quiet=2)
     if hasattr(config, "workerinput"):  # One of several processes, which has a /tmp of its own: see tests/boxed.
         Path(config.option.basetemp).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -66,6 +66,8 @@ class _Scan:
         self.root = os.path.join(os.path.realpath(task_root), "")
         self.inputs = inputs
         self.libraries = _vendored(self.root)
+        self.folders: dict[str, str] = {}
+        self.own_files: dict[str, bool] = {}
         self.items: list[dict[str, Any]] = []
         self.truncated = False
         self.secrets = {
@@ -77,7 +79,16 @@ class _Scan:
         file = getattr(sys.modules.get(module or ""), "__file__", None)
         if not isinstance(file, str) or not (os.path.isabs(file) or os.path.exists(file)):
             return False  # Made by a program, and named as it liked: torch's `_classes.py`.
-        file = os.path.realpath(file)
+        if file not in self.own_files:
+            self.own_files[file] = self._is_own_file(file)
+        return self.own_files[file]
+
+    def _is_own_file(self, file: str) -> bool:
+        # Folder by folder: thousands of modules lie in a few, and each step of a realpath is a call of the system.
+        folder, name = os.path.split(file)
+        if folder not in self.folders:
+            self.folders[folder] = os.path.realpath(folder)
+        file = os.path.realpath(file) if os.path.islink(file) else os.path.join(self.folders[folder], name)
         if not file.startswith(self.root) or "-packages/" in file:
             return False
         return file[len(self.root) :].split("/")[0].split(".")[0] not in self.libraries
@@ -93,11 +104,13 @@ class _Scan:
                 self.truncated = True
                 break
             thing, kind = found.thing, type(found.thing)
-            plain = kinds.value_of(thing, kind) if kind in (str, bytes, int, float) else None
+            # What a library's object holds is reported by its kind alone: nobody asks for its digest.
+            plain = kinds.value_of(thing, kind) if found.own and kind in (str, bytes, int, float) else None
             if plain is None and kind not in (str, bytes, int, float, bool):
-                if id(thing) in seen:
+                at = id(thing)  # Once: Python tells audit hooks of each, and the worker has one.
+                if at in seen:
                     continue
-                seen.add(id(thing))
+                seen.add(at)
                 keep.append(thing)
             try:
                 if not self._report(found, kind, plain) and found.depth < MAX_DEPTH:
@@ -117,7 +130,7 @@ class _Scan:
         """Add an item for what is of interest by itself; True where there is no need to look inside."""
         thing = found.thing
         if plain is not None or kind in (str, bytes, int, float, bool):
-            if found.own and plain is not None:
+            if plain is not None:
                 self._add(found, plain[0], digest=plain[1], **self._about_text(thing))
             return True
         names = kinds.names_of(kind)

@@ -55,32 +55,33 @@ class Run:
     told: bool = True
 
 
-def observe(start: Callable[[], Instance], event: bytes, *, look: bool = True) -> Run:
+def observe(start: Callable[[], Instance], event: bytes, *, look: bool = True, scan: bool = True) -> Run:
     """What a process that waits for its first event is, and what it does with it.
 
     Args:
         start: makes one. Where a look at the first ended it, as an object of its can, a second is not looked at.
         look: whether it is looked at at all.
+        scan: whether its objects are asked for, where it is; else only what it sends to others is.
 
     Raises: what `start` does.
     """
     if look:
         with start() as process:
-            scan = scan_of(process.look("scan"))
+            objects = scan_of(process.look("scan")) if scan else None
             process.look("watch")
             if process.state is not State.DEAD:
-                return _run(process, event, scan)
+                return _run(process, event, objects, watched=not scan or objects is not None)
     with start() as process:
-        return _run(process, event, None)
+        return _run(process, event, None, watched=False)
 
 
-def _run(process: Instance, event: bytes, scan: dict[str, Any] | None) -> Run:
+def _run(process: Instance, event: bytes, scan: dict[str, Any] | None, *, watched: bool) -> Run:
     invocation = process.invoke(event)
     gone = invocation.error is not None and invocation.error.get("errorType") in (
         "Sandbox.Timedout",
         "Runtime.ExitError",
     )
-    silent = gone or scan is None
+    silent = gone or not watched
     seen = None if silent else seen_of(process.look("seen"))
     ids = invocation.request_id
     values: dict[str, Any] = {}
