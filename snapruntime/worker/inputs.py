@@ -92,15 +92,15 @@ class Inputs:
         """The line that started this thread (None: not known)."""
         return next((place for ref, place in self._threads if ref() is thread), None)
 
-    def describe_fd(self, fd: int) -> dict[str, Any]:
-        """Names of what holds this fd and the line that opened it (None: not known)."""
+    def describe_fd(self, fd: int, *, owned: bool = True) -> dict[str, Any]:
+        """Names of what holds this fd, unless not `owned`: the search takes long; the line that opened it, or None."""
         link = f"/proc/self/fd/{fd}"
         target = os.readlink(link) if os.path.lexists(link) else ""
         place = self._opened.get(target)
         for ref, line in self._sockets:
             if _holds(ref(), fd):
                 place = line
-        owners, library = _owners(fd)
+        owners, library = _owners(fd) if owned else ([], "")
         return {"fd": fd, "target": target, "owners": owners, "library": library, "opened_at": place}
 
 

@@ -148,7 +148,8 @@ class _Scan:
         found.pooled = found.pooled or not kinds.POOLS.isdisjoint(names)
         resource = kinds.resource_of(thing, names)
         if resource is not None:
-            place = self.inputs.describe_fd(resource[1]["fd"])["opened_at"] if "fd" in resource[1] else None
+            fd = resource[1].get("fd")
+            place = None if fd is None else self.inputs.describe_fd(fd, owned=False)["opened_at"]
             self._add(found, resource[0], place=place, **resource[1])
             return True
         return bool(kind.__module__ in ("_io", "_thread", "_weakref"))
