@@ -57,10 +57,11 @@ lock: $(READY)
 	| $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --output-file .ci/requirements.lock pyproject.toml -
 
-$(READY): pyproject.toml .ci/venv
+$(READY): pyproject.toml .ci/venv .ci/link
 	.ci/venv $(PYTHON) $(VENV)
 	@echo "Installing snapruntime and what its tests need into $(VENV) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	.ci/link $(BIN)/python
 	@touch $@
 
 clean:

@@ -207,7 +207,7 @@ class Spawner:
                 self._process = subprocess.Popen(
                     # -P: without it the current folder, which may be a function's, comes before the standard library.
                     [sys.executable, "-P", "-S", "-m", "snapruntime.mechanisms.spawner", str(theirs.fileno())],
-                    env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[2])},
+                    env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
