@@ -15,6 +15,7 @@ import pytest
 from support import write_files
 
 from snapruntime.edges import exits
+from snapruntime.edges.cli import _run
 
 ROOT = Path(__file__).resolve().parents[2]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -124,8 +125,14 @@ def test_sarif(cli: Cli) -> None:
         (["clean.py", "--network", "none", "--restore-env", "STAGE=blue", "--keep-seeds", "--runs", "2"], exits.OK),
     ],
 )
-def test_exit_codes(cli: Cli, arguments: list[str], code: int) -> None:
-    assert cli(*arguments).returncode == code
+def test_exit_codes(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int) -> None:
+    """The static pass in this process, whose signals it leaves alone: how a code becomes a process's, others see."""
+    if "--static" not in arguments:
+        assert cli(*arguments).returncode == code
+        return
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["snapruntime", "check", *arguments])
+    assert _run() == code
 
 
 def test_the_function_that_cannot_begin_is_its_own_error(cli: Cli, folder: Path) -> None:
