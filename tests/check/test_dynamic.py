@@ -446,3 +446,24 @@ def test_a_module_that_no_file_made(report_on: Check) -> None:
         def handler(event, context): return 1
     """)
     assert report.findings == ()
+
+
+def test_a_module_is_where_its_link_leads(report_on: Check) -> None:
+    """The function's own by a link to its file, or to the folder of that."""
+    report = report_on(
+        """
+        import os, sys, tempfile
+
+        around, here = tempfile.mkdtemp(), os.path.dirname(__file__)
+        os.symlink(f"{here}/inner", f"{around}/folder")
+        os.symlink(f"{here}/mine.py", f"{around}/renamed.py")
+        sys.path += [f"{around}/folder", around]
+        import deep, renamed
+
+        def handler(event, context):
+            return 1
+        """,
+        files={"mine.py": "import uuid\nFIRST = uuid.uuid4()\n", "inner/deep.py": "import uuid\nNEXT = uuid.uuid4()\n"},
+    )
+    found = {finding.path for finding in report.findings if finding.rule.id == "SR003"}
+    assert found >= {"renamed.FIRST", "deep.NEXT"}
