@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import errno
-import json
 import os
 import re
 import shutil
@@ -18,10 +18,11 @@ _DEADLINE_S = 60.0
 #: Errors that say nothing about the interpreter.
 _OUR_OWN_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
+#: Without an import: that of json alone takes as long as all else that an interpreter does at its start.
 _QUESTION = """
-import json, sys
-print(json.dumps([sys.version_info[:3], sys.implementation.name, [sys.prefix, sys.base_prefix, sys.exec_prefix,
-                  sys.base_exec_prefix], sys.path]))
+import sys
+print(ascii([sys.version_info[:3], sys.implementation.name, [sys.prefix, sys.base_prefix, sys.exec_prefix,
+             sys.base_exec_prefix], sys.path]))
 """
 
 _HINT = "Give --python the path of an interpreter, or of a virtual environment's folder."
@@ -82,8 +83,8 @@ def inspect(executable: str) -> Interpreter:
                 timeout=_DEADLINE_S,
                 check=True,
             )
-        version, name, prefixes, search_path = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
+        version, name, prefixes, search_path = ast.literal_eval(done.stdout.splitlines()[-1].decode())
+    except (OSError, subprocess.SubprocessError, ValueError, SyntaxError, IndexError, TypeError) as error:
         if isinstance(error, OSError) and error.errno in _OUR_OWN_WANT:
             raise
         raise UsageError(f"{executable} does not work as a Python interpreter: {_why(error)}.", hint=_HINT) from error
