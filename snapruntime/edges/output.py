@@ -10,9 +10,8 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from snapruntime.edges.console import Console
@@ -20,6 +19,9 @@ from snapruntime.edges.interrupt import Stopper, of_signal
 from snapruntime.mechanisms.channel import LOG_LIMIT
 from snapruntime.values.errors import HostError
 from snapruntime.values.model import Invocation
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 STDOUT, STDERR = 1, 2
 #: How often a write that has to wait looks whether it still should.
@@ -78,17 +80,12 @@ class Output:
         if self.quiet or not self.console.is_terminal:
             yield lambda _: None
             return
+        from snapruntime.edges import waiting
 
         def say(text: str) -> None:
             with self._lock:
                 self._end_progress()
-                bar = Progress(
-                    SpinnerColumn(), TextColumn("{task.description}", markup=False), _Seconds(), console=self.console,
-                    transient=True,
-                )  # fmt: skip
-                bar.add_task(text, total=None)
-                bar.start()
-                self._progress = bar
+                self._progress = waiting.show(text, self.console)
 
         say(text)
         try:
@@ -119,15 +116,6 @@ class Output:
             self._gone = True
             name = "standard output" if fd == STDOUT else "standard error"
             raise HostError(f"Writing to {name} failed: {os.strerror(error.errno or errno.EIO)}.") from error
-
-
-class _Seconds(ProgressColumn):
-    """The seconds that a task has taken: "0.9 s"."""
-
-    max_refresh = 0.1
-
-    def render(self, task: Task) -> Text:
-        return Text(f"… {task.elapsed or 0.0:.1f} s", style="dim")
 
 
 class RequestLog:

@@ -15,7 +15,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from snapruntime.values.errors import UsageError
@@ -71,6 +70,9 @@ class CredentialsEndpoint:
     """
 
     def __init__(self, provider: Provider) -> None:
+        # Only here: most runs serve no credentials, and its import takes a tenth of a command.
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
         self._token = secrets.token_urlsafe(32)
         token = self._token
 

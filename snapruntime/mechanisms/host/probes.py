@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from snapruntime.mechanisms.host import capabilities
@@ -273,7 +272,9 @@ def _pycriu(host: Host) -> Probe:
     trouble = pycriu_trouble(host.criu.pycriu)
     if trouble is not None:
         return Probe("pycriu", "missing", trouble, "Run `snapruntime setup` again.", True)
-    return Probe("pycriu", "ok", f"works, with protobuf {metadata.version('protobuf')}", None, True)
+    from google import protobuf  # Now it is known to be there.
+
+    return Probe("pycriu", "ok", f"works, with protobuf {protobuf.__version__}", None, True)
 
 
 def _python(host: Host) -> Probe:
