@@ -89,9 +89,10 @@ def _show(answer: Answer, *, as_json: bool, quiet: bool) -> None:
 def logs(home: Path, function: str, follow: bool, as_json: bool) -> int:
     """Show the log of FUNCTION: what it wrote, and Lambda's own lines."""
     name = parse_reference(function).name
-    with Functions(home) as functions:
-        functions.settings(name)  # A function that does not exist has no log.
     store = LogStore(home)
+    with Functions(home) as functions:
+        if not store.has(name):  # That of a function which has been deleted stays, as on AWS.
+            functions.settings(name)
     stopper = Stopper()
     ended = threading.Event()
     stopper.on_stop(ended.set)

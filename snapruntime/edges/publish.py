@@ -182,10 +182,13 @@ def _publish(functions: Functions, order: Order, output: Output, stopper: Stoppe
         reserve(functions, name, settings.pop("reserved_concurrency"), _TOTAL)
     if settings:
         functions.change_settings(name, **settings)
+    if order.settings and (version.version != "1" or not is_new):
+        output.note(f"--reuse, --fresh and --reserve hold for all versions of {name}, from now on.")
     if version.state is State.PENDING:
         version = _prepare(functions, version, output, stopper)
     elif not is_new:
-        output.note(f"Nothing has changed since {name}:{version.version} was published.")
+        what = "Nothing else" if order.settings else "Nothing"
+        output.note(f"{what} has changed since {name}:{version.version} was published.")
     if order.alias is not None:
         _point(functions, name, order.alias, version.version)
     return version

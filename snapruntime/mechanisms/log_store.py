@@ -86,6 +86,10 @@ class LogStore:
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
+    def has(self, name: str) -> bool:
+        """Whether a function of this name has ever logged anything."""
+        return (self._folder / f"{name}.jsonl").exists()
+
     def read(self, name: str) -> list[Record]:
         """All records there are, oldest first."""
         return list(Follower(self._folder, name).records())

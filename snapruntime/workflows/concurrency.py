@@ -34,6 +34,7 @@ class Concurrency:
         self._shared = Turns(total)
         self._own: dict[str, Turns] = {}
         self._read = 0.0
+        self._know(reservations())  # What they leave too little for is said at the start.
 
     def turns(self, name: str, reserved: int | None) -> Turns:
         """Those that a function takes its turns from.
@@ -64,7 +65,7 @@ class Concurrency:
         if self._shared.limit != shared:
             self._shared.limit = shared
             # `publish` does not know how many there are here.
-            if shared < least_unreserved(self._total):
+            if shared < max(1, least_unreserved(self._total)) and reservations:
                 names = ", ".join(sorted(name for name, count in reservations.items() if count))
                 _log.warning(
                     "Of %d invocations at once, %d are reserved for %s: all other functions have %d.",

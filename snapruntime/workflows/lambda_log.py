@@ -15,7 +15,7 @@ from snapruntime.values.errors import printable
 from snapruntime.values.model import Function, Invocation
 
 #: Error types that Lambda's platform reports, not the function; in a REPORT they are the status.
-_PLATFORM = ("Runtime.ExitError", "Runtime.Unknown")
+_PLATFORM = ("Runtime.ExitError", "Runtime.OutOfMemory", "Runtime.Unknown")
 _HOOKS = {"before_snapshot": "Runtime.BeforeSnapshotError", "after_restore": "Runtime.AfterRestoreError"}
 _TIMEOUT = "Sandbox.Timedout"
 

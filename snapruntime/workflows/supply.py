@@ -159,8 +159,11 @@ class Supply:
         """A process that is there; None where there is none."""
         while (found := pool.take()) is not None:
             held, used = found
-            if used:
+            if used and request.target.settings.reuse == "reuse":
                 return held, "reused"
+            if used:  # It has waited since before the function's copies were to answer but once.
+                self.keeper.bury(pool, held)
+                continue
             with contextlib.suppress(_DiedError):
                 return self._resume(held, request, parked=True), "parked"
         return None

@@ -54,6 +54,8 @@ def test_publish(cli: Cli) -> None:
     again = cli("publish", "echo.py", "--name", "f")
     assert published(again) == "f:1 is Active"
     assert "Nothing has changed since f:1 was published." in again.stderr
+    again = cli("publish", "echo.py", "--name", "f", "--reuse")
+    assert "--reserve hold for all versions of f, from now on.\nNothing else has changed since f:1 was" in again.stderr
 
 
 def test_what_is_not_said_stays_as_it_was(cli: Cli) -> None:

@@ -69,6 +69,7 @@ def test_a_function_that_fails(cli: Cli, home: Path) -> None:
     assert json.loads(done.stdout)["errorMessage"] == "broken on purpose"
     assert "1 times ValueError" in cli("stats", "failing").stdout
     assert cli("rm", "failing").returncode == 0
+    assert "broken on purpose" in cli("logs", "failing").stdout, "the log stays"
     (home / "logs" / "failing.jsonl").unlink()
 
 
@@ -85,6 +86,7 @@ def test_nothing_answered_yet(cli: Cli, echo: str) -> None:
     assert "no answers" in cli("stats", "silent").stdout
     assert cli("logs", "silent").stdout == ""
     assert cli("rm", "silent").returncode == 0
+    assert cli("logs", "silent").returncode == exits.USAGE
 
 
 def test_an_event_that_is_none(cli: Cli, echo: str) -> None:

@@ -141,6 +141,19 @@ def test_the_report_repeats_how_long_the_restore_took(publish: Publish, open_hos
     assert records["platform.restoreReport"]["durationMs"] == records["platform.report"]["restoreDurationMs"]
 
 
+def test_who_is_not_to_be_used_again_is_not(publish: Publish, open_host: OpenHost, functions: Functions) -> None:
+    """Also not a process that has waited since before that was said."""
+    publish(
+        "f",
+        "seen = []\ndef lambda_handler(e, c):\n    seen.append(e)\n    return seen",
+        FunctionSettings(reuse="reuse"),
+    )
+    host = open_host(warm=0)
+    assert [said(host.invoke("f", "1", event)) for event in (b"1", b"2")] == [[1], [1, 2]]
+    functions.change_settings("f", reuse="fresh")
+    assert [said(host.invoke("f", "1", event)) for event in (b"3", b"4")] == [[3], [4]]
+
+
 def test_a_reused_process_grows_old(publish: Publish, open_host: OpenHost) -> None:
     publish("f", settings=FunctionSettings(reuse="reuse"))
     host = open_host(warm=0, warm_most=0, reuse_age_s=0.0)
@@ -546,6 +559,14 @@ def test_the_log_of_a_hook_that_fails(publish: Publish, open_host: OpenHost) -> 
     assert [line.split()[0] for line in said][:2] == ["RESTORE_START", "connecting"]
     assert said[-1].startswith("RESTORE_REPORT ")
     assert sum("RESTORE_START" in line for line in said) == 1
+
+
+def test_the_log_of_who_runs_out_of_memory(publish: Publish, open_host: OpenHost) -> None:
+    publish("f", "def lambda_handler(e, c): return len(bytearray(b'x') * (300 << 20))", memory_mb=128)
+    answer = open_host(warm=0).invoke("f", "1", b"1")
+    assert json.loads(answer.payload)["errorType"] == "Runtime.OutOfMemory"
+    assert b" Error: Runtime exited with error: signal: killed\nRuntime.OutOfMemory\nEND " in answer.log_tail
+    assert answer.log_tail.endswith(b"\tStatus: error\tError Type: Runtime.OutOfMemory\n")
 
 
 def test_a_log_in_json(publish: Publish, open_host: OpenHost) -> None:

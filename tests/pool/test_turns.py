@@ -202,6 +202,16 @@ def test_reservations_that_leave_the_others_too_little_are_told(caplog: pytest.L
     assert line == "Of 100 invocations at once, 95 are reserved for greedy: all other functions have 5."
 
 
+def test_reservations_that_leave_the_others_nothing_are_told_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    Concurrency(2, lambda: {"greedy": 2})
+    assert [record.getMessage() for record in caplog.records] == [
+        "Of 2 invocations at once, 2 are reserved for greedy: all other functions have 0."
+    ]
+    caplog.clear()
+    Concurrency(2, dict)
+    assert not caplog.records
+
+
 def test_what_a_caller_has_just_read_counts_at_once() -> None:
     limits = Concurrency(10, dict)
     assert limits.turns("f", None).limit == 10

@@ -215,6 +215,7 @@ def test_what_does_not_end_is_ended(serve: Serve, home: Path, way: str, held: He
     assert time.monotonic() - began < 15
     invoking.join()
     assert invoking.error is not None
+    assert "Not all that ran had come to its end" in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
 
 

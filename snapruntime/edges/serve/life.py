@@ -85,6 +85,8 @@ class Life:
         last = [asyncio.create_task(self._answer_the_last()), asyncio.create_task(self._at_once.wait())]
         await asyncio.wait(last, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
         ended = last[0].done() and last[0].result()
+        if not ended:
+            _log.warning("Not all that ran had come to its end, and is ended: clients lose their connections.")
         for task in (*last, *watches):
             task.cancel()
         await self._frontend.connections.shutdown(_AT_ONCE_S)
