@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -67,3 +69,17 @@ def test_nobody_waits_for_it_any_more() -> None:
     early = Early(lambda _: pytest.fail("it has been cancelled"), CALL)
     early.reply.cancel()
     early.run()
+
+
+def test_a_call_that_no_thread_can_be_had_for_gives_its_place_back() -> None:
+    """Each such call kept its place: a host short of threads for a moment answered 429 ever after."""
+
+    class Exhausted(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            raise RuntimeError("can't start new thread")
+
+    early, given_back = Early(lambda _: REPLY, CALL), threading.Event()
+    early.reply.add_done_callback(lambda _: given_back.set())
+    with pytest.raises(RuntimeError, match="new thread"):
+        early.begin(Exhausted())
+    assert given_back.is_set()

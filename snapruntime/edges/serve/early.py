@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 from snapruntime.edges.serve.exchange import Call, Reply
@@ -33,6 +33,14 @@ class Early:
         self.sent = threading.Event()
         self._answer = answer
         self._call = replace(call, tell=self._tell)
+
+    def begin(self, threads: Executor) -> None:
+        """Run it in one of `threads`. Where none can be had, nobody is to wait for its reply."""
+        try:
+            threads.submit(self.run)
+        except BaseException:
+            self.reply.cancel()
+            raise
 
     def run(self) -> None:
         """Run it, to its very end."""

@@ -227,7 +227,7 @@ class Frontend:
         early = Early(operation.answer, call)
         if limited:
             early.reply.add_done_callback(lambda _: self._places.release())
-        self._threads[operation.threads].submit(early.run)
+        early.begin(self._threads[operation.threads])
         reply = await asyncio.wrap_future(early.reply)
         asyncio.get_running_loop().call_soon(early.sent.set)  # Once it is written, or waits for its client.
         return reply
