@@ -11,6 +11,7 @@ so that several processes may write to the same log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -43,6 +44,8 @@ class LogStore:
         self._lock = threading.Lock()
         self._files: dict[str, int] = {}
         self._losing = False
+        #: The logs that end in the midst of a line, where the disk took no more.
+        self._torn: set[str] = set()
 
     def write(self, name: str, records: list[Record]) -> None:
         """Add records to a function's log. What the disk does not take is lost: an answer is worth more."""
@@ -50,7 +53,7 @@ class LogStore:
         with self._lock:
             try:
                 fd = self._file(name)
-                os.write(fd, data)
+                self._append(name, fd, data)
                 if os.fstat(fd).st_size >= self._limit:
                     self._turn(name, fd)
             except OSError as error:
@@ -61,6 +64,15 @@ class LogStore:
                 if self._losing:
                     _log.warning("What functions log is kept again.")
                 self._losing = False
+
+    def _append(self, name: str, fd: int, data: bytes) -> None:
+        """Write it all; where that fails in its midst, what comes next is not to be part of that line."""
+        if name in self._torn:
+            data = b"\n" + data
+        if os.write(fd, data) < len(data):
+            self._torn.add(name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn.discard(name)
 
     def _file(self, name: str) -> int:
         """The descriptor to write to; another process may have begun another file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,20 @@ def test_requests_for_which_nothing_started_are_counted() -> None:
     assert (found.answers, found.not_started, found.errors) == (0, 2, {"Runtime.AfterRestoreError": 2})
     assert found.since == failed["time"]
     assert summarise([failed], "2").not_started == 0
+
+
+def test_a_disk_that_takes_half_a_line_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first record after there was room again was part of the line that had been cut off, and so was lost too."""
+    store, write = LogStore(tmp_path), os.write
+    store.write("f", [record(1)])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        store.write("f", [record(2)])
+    assert "No space left" in caplog.text
+    store.write("f", [record(3)])
+    store.write("f", [record(4)])
+    assert [one["record"] for one in store.read("f")] == [1, 3, 4]
+    assert (tmp_path / LOGS / "f.jsonl").read_bytes().count(b"\n") == 4
+    store.close()
