@@ -71,6 +71,12 @@ class Ask:
         self._header["deadline_ms"] = int((time.time() + self._timeout_s) * 1000)
         return self._header, self._body
 
+    def hooks_took(self, seconds: float) -> None:
+        """It went along with a hand-over, and there were hooks after all: their time is not the handler's."""
+        seconds = min(seconds, time.monotonic() - self.sent)  # The function says it, and gets no more than that.
+        self.sent += seconds
+        self.deadline += seconds
+
 
 def encode_event(event: Any) -> bytes:
     """An event as the bytes of its JSON.

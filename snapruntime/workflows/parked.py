@@ -130,6 +130,8 @@ class Parked:
             along = first if first is not None and first.small and self._hand_overs.hooks == 0 else None
             restored = run_after_restore(self._launched, message, request_id or str(uuid.uuid4()), deadline, along)
             self._hand_overs.hooks = restored.get("after_hooks")
+            if along is not None and self._hand_overs.hooks:
+                along.hooks_took(float(restored["hooks_ms"]) / 1000)
         except BaseException:
             self._life.on(Event.FAILED)
             self._end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,36 @@ def test_a_hook_that_nobody_expected_fails_before_the_handler(runtime: Runtime, 
         assert b"called" not in b"".join(written)
         assert b"".join(written).startswith(b"hook\n")
         assert caught.value.phase == "after_restore"
+
+
+def test_the_time_of_hooks_that_nobody_expected_is_not_the_handlers(runtime: Runtime, write: Write) -> None:
+    """It counted against the function's limit, and was billed as the hooks' and the handler's too."""
+    function = replace(
+        write("""
+            import time
+            from snapruntime import register_after_restore
+            register_after_restore(time.sleep, 1.5)
+            def handler(event, context): time.sleep(1)
+        """),
+        timeout_s=2.0,
+    )
+    with runtime.snapshot(function) as snapshot:
+        snapshot._hand_overs.hooks = 0
+        ask = Ask(function, 1)
+        with snapshot.park().resume(first=ask) as instance:
+            answer = instance.answer(ask)
+    assert answer.error is None
+    assert answer.hooks_ms is not None
+    assert answer.hooks_ms >= 1500
+    assert answer.duration_ms is not None
+    assert 1000 <= answer.duration_ms < 2000
+
+
+def test_what_hooks_are_said_to_have_taken_gives_nobody_more_than_they_did(write: Write) -> None:
+    ask = Ask(function := write("def handler(event, context): pass"), 1)
+    ask.begin()
+    ask.hooks_took(1e6)
+    assert ask.deadline <= time.monotonic() + function.timeout_s
 
 
 def test_an_event_of_some_size_is_asked_after_the_hand_over(runtime: Runtime, write: Write) -> None:
