@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from support import Write, write_function
 
+import snapruntime
 from snapruntime import Runtime
 from snapruntime.mechanisms.provision.install import find_criu, setup_criu
 from snapruntime.mechanisms.store import data_home
 from snapruntime.values.errors import HostError
-from snapruntime.workflows.freshness import HOOKS, WORKER_FOLDER
+from snapruntime.workflows.freshness import HOOKS
+
+PACKAGE = Path(snapruntime.__file__).parent
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -32,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Started by `&` or nohup, pytest and all that it starts would ignore these: tests of them would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # As pip does where it installs: workers see a read-only source tree, and would each compile it at their start anew.
-    for folder in (WORKER_FOLDER, HOOKS):
+    # As pip does where it installs: workers see a read-only source tree, and would each compile it at their start anew;
+    # under PYTHONDONTWRITEBYTECODE, which many a container sets, so would each command and each spawner.
+    for folder in (PACKAGE, HOOKS):
         compileall.compile_dir(folder, quiet=2)
     if hasattr(config, "workerinput"):  # One of several processes, which has a /tmp of its own: see tests/boxed.
         Path(config.option.basetemp).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
