@@ -106,10 +106,10 @@ def replaced(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None
 def test_no_way_starts_what_installing_for_editing_leaves(
     monkeypatch: pytest.MonkeyPatch, criu_home: Path, code_root: Path
 ) -> None:
-    """A handler that finds it answers wrongly, which ends the run."""
+    """A handler that finds it answers wrongly, which ends the run; as does one that finds no package of ours."""
     source = """
         import sys
-        import pandas
+        import psutil
         found = [name for name in sys.modules if name.startswith("__editable___snapruntime")]
         def lambda_handler(event, context):
             return {"message": f"{found}" if found else f"Hello, {event['name']}!"}
