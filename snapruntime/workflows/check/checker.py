@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from snapruntime.mechanisms.channel import LogSink
@@ -153,13 +152,14 @@ class _Check:
     def _restored(self, snapshot: Snapshot) -> Instance:
         return snapshot.restore(environment=self._environment, keep_seeds=self._keep_seeds)
 
-    def _copy(self, snapshot: Snapshot) -> Run:
+    def _copy(self, snapshot: Snapshot, *, scan: bool = True) -> Run:
         """Raises FunctionError (an after-restore hook failed) or RestoreError."""
-        return self._observe(lambda: self._restored(snapshot))
+        return self._observe(lambda: self._restored(snapshot), scan=scan)
 
-    def _observe(self, start: Callable[[], Instance]) -> Run:
-        run = observe.observe(start, self._event, look=self._look)
-        self._look = run.scan is not None  # Once it was in vain, the wait for the next would be too.
+    def _observe(self, start: Callable[[], Instance], *, scan: bool = True) -> Run:
+        run = observe.observe(start, self._event, look=self._look, scan=scan)
+        if scan:
+            self._look = run.scan is not None  # Once it was in vain, the wait for the next would be too.
         return run
 
     def _call(self, copy: Instance, name: str, before: observe.Memory) -> observe.Memory | None:
@@ -230,8 +230,7 @@ class _Check:
             if not asked:
                 _await_second_after(self._answered)  # Else a clock that the handler reads may show all copies the same.
             # Its answer counts. Objects are compared already, and a scan costs as much as all the rest of such a copy.
-            start = partial(self._restored, snapshot)
-            copies.append(observe.observe(start, self._event, look=self._look, scan=False))
+            copies.append(self._copy(snapshot, scan=False))
             found = duplicates(copies, colds)
         return found
 
