@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from functions.conftest import configured, emptied, zipped
-from support import Census, assert_nothing_left, census
+from support import Census, assert_nothing_left, census, wait_until
 
 from snapruntime import Runtime
 from snapruntime.mechanisms.log_store import LOGS
-from snapruntime.values.answer import Limits
+from snapruntime.values.answer import Answer, Limits
 from snapruntime.values.function import FunctionSettings, State
 from snapruntime.workflows.functions import Functions
 from snapruntime.workflows.host import FunctionHost
+from snapruntime.workflows.pool import Pool
 from snapruntime.workflows.versions import Versions
 
 ECHO = """
@@ -72,3 +75,23 @@ def publish(functions: Functions, versions: Versions) -> Publish:
 def open_host(functions: Functions, versions: Versions) -> Iterator[OpenHost]:
     with contextlib.ExitStack() as stack:
         yield lambda **limits: stack.enter_context(FunctionHost(functions, versions, Limits(**limits)))
+
+
+def pool_of(host: FunctionHost, name: str) -> Pool:
+    (pool,) = [pool for pool in host._supply.keeper.pools() if pool.name == name]
+    return pool
+
+
+def parked(host: FunctionHost, name: str, count: int = 1) -> Pool:
+    """The pool of a function, once so many copies are parked."""
+    wait_until(lambda: any(p.name == name and p.parked >= count for p in host._supply.keeper.pools()), "copies wait")
+    return pool_of(host, name)
+
+
+def said(answer: Answer) -> Any:
+    assert answer.function_error is None, answer.payload
+    return json.loads(answer.payload)
+
+
+def metric(host: FunctionHost, name: str, **labels: str) -> float:
+    return host.metrics.registry.get_sample_value(f"snapruntime_{name}", labels) or 0.0
