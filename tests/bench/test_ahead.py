@@ -77,6 +77,8 @@ def test_what_others_hold_ahead_is_gone_where_memory_and_cold_caches_are_measure
     where = ""
 
     def look(at: str) -> None:
+        if at.endswith("ours-ready (cold-cache)"):
+            wait_until(lambda: bool(running("swrk")), "the CRIU that was started ahead has become CRIU")
         seen.append((at, len(running("__main__.py")), len(running("swrk")), len(running("bare.py"))))
 
     def progress(text: str, *_: int) -> None:
