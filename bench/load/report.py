@@ -15,6 +15,7 @@ from snapruntime.bench.load.run import (
     DEMAND,
     DEMAND_1,
     HTTP,
+    HTTP_20,
     KEPT_20,
     MODERATE,
     P50_S,
@@ -102,6 +103,8 @@ def _lines(found: Found, command: str, host: dict[str, Any]) -> Iterator[str]:
     yield f"Restores without HTTP, {MODERATE} threads, round by round: {rates}."
     yield ""
     yield "Requests of 20 a second come at random moments, on two connections."
-    longer = found.p50(PARKED) / found.p50(KEPT_20)
+    longer, slower = found.p50(PARKED) / found.p50(KEPT_20), found.p50(HTTP_20) / found.p50(HTTP)
     yield f"A parked copy, fresh for each request, takes {longer:.1f} times what AWS's runtime interface client takes,"
-    yield "which is kept warm and answers all of them, in the same rhythm: a bound."
+    yield "which is kept warm and answers all of them, in the same rhythm: a bound. So is a dry run, which is served as"
+    yield f"a call is but runs no function: in that rhythm it takes {found.p50(HTTP_20):.2f} ms, {slower:.1f} times"
+    yield "what it takes where one request follows the other. So much does the rhythm alone cost on this machine."

@@ -27,9 +27,12 @@ MODERATE, BURST = 4, 100
 #: There are parked copies for as many requests as are restored meanwhile; beyond, requests are answered on demand.
 PARKED, FRESH = "parked, 20 a second", f"some parked, {MODERATE} at once"
 DEMAND_1, DEMAND = "on demand, 1 at once", f"on demand, {MODERATE} at once"
-HTTP, KEPT_1, KEPT_20 = "dry run, 1 at once", "kept warm, 1 at once", "kept warm, 20 a second"
+HTTP, KEPT_1 = "dry run, 1 at once", "kept warm, 1 at once"
+#: What bounds a parked copy: the same rhythm, without its restores.
+HTTP_20, KEPT_20 = "dry run, 20 a second", "kept warm, 20 a second"
 #: Two connections that send at random moments, 20 requests a second together.
-_RARE = {"connections": 2, "pause_ms": 100}
+_RARE: dict[str, Any] = {"connections": 2, "pause_ms": 100}
+_DRY: dict[str, Any] = {"status": 204, "expected": "", "header": "X-Amz-Invocation-Type: DryRun"}
 #: A parked copy promises, from request read to answer written, so many seconds at p50 and at p99.
 P50_S, P99_S = 0.0015, 0.005
 
@@ -97,7 +100,8 @@ def run_load_test(home: Path, *, seconds: float, rounds: int, say: Callable[[str
             bare = run_bare(home / "demand", HELLO, event.encode(), threads=MODERATE, seconds=seconds)
             say(f"{f'bare restores, {MODERATE} threads':28} {bare.rate:9.1f}/s   p50 {bare.p50:7.2f} ms")
             found.bare.append(bare)
-            load(HTTP, demand.url, path, 1, status=204, expected="", header="X-Amz-Invocation-Type: DryRun")
+            load(HTTP, demand.url, path, 1, **_DRY)
+            load(HTTP_20, demand.url, path, **_RARE, **_DRY)
             load(f"cold starts, {MODERATE} at once", demand.url, cold, MODERATE)
             load(KEPT_1, rivals["kept"], "/", 1)
             load(KEPT_20, rivals["kept"], "/", **_RARE)
