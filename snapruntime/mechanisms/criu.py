@@ -8,6 +8,7 @@ that is missing can make CRIU hang instead of fail.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import re
@@ -225,8 +226,8 @@ class CriuWorker:
         deadline: float,
         folded_mounts: bool = False,
         log_level: int = 1,
-    ) -> int:
-        """Bring the images to life as the spawner's child; return its PID as the spawner sees it.
+    ) -> Process:
+        """Bring the images to life, as a child of the spawner's.
 
         Args:
             root: the mount that becomes the copy's `/`.
@@ -237,8 +238,9 @@ class CriuWorker:
             log_level: 1 logs errors only. 4 logs all, and costs milliseconds.
 
         Raises:
-            CriuError: with the error lines of CRIU's log.
+            CriuError: with the error lines of CRIU's log; also where what came to life has ended at once.
             HostError: it was refused a descriptor, which says nothing of the process or its images.
+            SpawnerError: the spawner cannot take it on.
         """
         rpc = import_pycriu(self._criu).rpc
         request = self._request(rpc, rpc.RESTORE, log_level=log_level, deadline=deadline)
@@ -248,7 +250,13 @@ class CriuWorker:
         request.opts.external.extend(f"mnt[{mount.key}]:{mount.source}" for mount in mounts)
         for index, key in enumerate(inherited):
             request.opts.inherit_fd.add(key=key, fd=FIRST_INHERITED_FD + index)
-        return int(self._call(request, deadline).restore.pid)
+        pid = int(self._call(request, deadline).restore.pid)
+        try:
+            return self._spawner.adopt(pid)
+        except SpawnerError as error:
+            if error.errno != errno.ESRCH:
+                raise
+            raise self._failed("What CRIU had restored had ended before it could be taken on") from error
 
     def _request(self, rpc: Any, kind: int, *, log_level: int, deadline: float) -> Any:
         request = rpc.criu_req(type=kind)

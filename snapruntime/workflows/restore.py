@@ -260,7 +260,7 @@ class Snapshot:
     def _restore(self, prepared: _Prepared, deadline: float, *, log_level: int) -> tuple[str, Launched, Life]:
         prepared.life.on(Event.REQUESTED)
         try:
-            pid = prepared.criu.restore(
+            process = prepared.criu.restore(
                 root=self._sandbox.root,
                 mounts=prepared.mounts,
                 inherited=[*self.stored.manifest["channel"], *([MEMORY_KEY] if self.mapped else [])],
@@ -268,7 +268,7 @@ class Snapshot:
                 folded_mounts=self._folded_mounts,
                 log_level=log_level,
             )
-            launched = Launched(prepared.ends, self._spawner.adopt(pid), None, self._sandbox.meter(prepared.copy))
+            launched = Launched(prepared.ends, process, None, self._sandbox.meter(prepared.copy))
         except BaseException:
             prepared.life.on(Event.FAILED)
             self._clear(prepared)

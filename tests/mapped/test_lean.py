@@ -13,6 +13,7 @@ from support import Write
 
 from snapruntime import RestoreError, Runtime
 from snapruntime.mechanisms.criu import CriuWorker, import_pycriu
+from snapruntime.mechanisms.process import Process
 
 MOUNTS = """
     import os
@@ -96,10 +97,10 @@ def test_no_hardware_breakpoint_is_set(runtime: Runtime, write: Write, monkeypat
         pytest.skip("this CRIU has no such breakpoints (its commit dfe9d006a)")
     logs, restore = [], CriuWorker.restore
 
-    def with_all_its_log(self: CriuWorker, **options: Any) -> int:
-        pid = restore(self, **options | {"log_level": 4})
+    def with_all_its_log(self: CriuWorker, **options: Any) -> Process:
+        process = restore(self, **options | {"log_level": 4})
         logs.append(self.log())
-        return pid
+        return process
 
     monkeypatch.setattr(CriuWorker, "restore", with_all_its_log)
     with runtime.snapshot(write("def lambda_handler(e, c): return 1")) as snapshot, snapshot.restore() as copy:

@@ -288,6 +288,34 @@ def test_criu_is_killed_in_the_middle(own_runtime: Runtime, write: Write, monkey
     wait_until(lambda: not spawner.children(recursive=True), "half-restored copies are ended, and collected")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_criu_restored_is_killed_before_it_is_taken_on(
+    own_runtime: Runtime, write: Write, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """With its CRIU, so that it is collected at once: one more is made, and if that is killed too, it is said."""
+    call, spawner, left = criu_module.CriuWorker._call, spawner_of(own_runtime), [times]
+
+    def striking(self: criu_module.CriuWorker, *request: Any) -> Any:
+        response = call(self, *request)
+        if left[0]:
+            left[0] -= 1
+            killed = spawner.children()
+            for child in killed:
+                child.kill()
+            wait_until(lambda: not any(map(psutil.pid_exists, (child.pid for child in killed))), "all are collected")
+        return response
+
+    with own_runtime.snapshot(write("def handler(event, context): return 1")) as snapshot:
+        monkeypatch.setattr(criu_module.CriuWorker, "_call", striking)
+        if times == 1:
+            with snapshot.restore() as copy:
+                assert copy.invoke({}).result == 1
+        else:
+            with pytest.raises(RestoreError, match=r"had ended before it could be taken on\b"):
+                snapshot.restore()
+    assert left == [0]
+
+
 def test_criu_hangs(
     own_runtime: Runtime,
     write: Write,
