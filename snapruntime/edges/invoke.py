@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,10 @@ def _show(answer: Answer, *, as_json: bool, quiet: bool) -> None:
 @click.command()
 @click.argument("function", type=FunctionName(qualified=False))
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--tail", "-n", type=click.IntRange(0), metavar="LINES", help="Of what there is, only the last lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as they are kept: one JSON object a line.")
 @click.pass_obj
-def logs(home: Path, function: str, follow: bool, as_json: bool) -> int:
+def logs(home: Path, function: str, follow: bool, tail: int | None, as_json: bool) -> int:
     """Show the log of FUNCTION: what it wrote, and Lambda's own lines."""
     name = parse_reference(function).name
     store = LogStore(home)
@@ -98,25 +100,26 @@ def logs(home: Path, function: str, follow: bool, as_json: bool) -> int:
     stopper.on_stop(ended.set)
 
     def show() -> int:
-        follower = store.follow(name)
+        follower, last = store.follow(name), tail
         while True:
-            for record in follower.records():
-                if line := _line(record, as_json=as_json):
-                    click.echo(line)
+            lines = (line for record in follower.records() for line in _lines(record, as_json=as_json))
+            for line in lines if last is None else deque(lines, last):
+                click.echo(line)
+            last = None
             if not follow or ended.wait(_LOOK_S):
                 return exits.OK
 
     return stopper.run(show)
 
 
-def _line(record: dict[str, Any], *, as_json: bool) -> str:
+def _lines(record: dict[str, Any], *, as_json: bool) -> list[str]:
     """A record as it is printed; nothing for one that Lambda's text format does not have."""
     if as_json:
-        return json.dumps({name: value for name, value in record.items() if name != "text"})
+        return [json.dumps({name: value for name, value in record.items() if name != "text"})]
     if record["type"] != "function":
-        return str(record.get("text", ""))
+        return text.split("\n") if (text := str(record.get("text", ""))) else []
     written = record["record"]
-    return written if isinstance(written, str) else json.dumps(written)
+    return [written if isinstance(written, str) else json.dumps(written)]
 
 
 @click.command()

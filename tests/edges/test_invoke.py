@@ -50,6 +50,12 @@ def test_answers_logs_and_statistics_are_of_one_source(cli: Cli, echo: str, star
     following.send_signal(signal.SIGINT)
     assert following.wait(10) == 130
 
+    for lines in (0, 1, 5, 1000):
+        last = cli("logs", echo, "--tail", str(lines)).stdout.splitlines()
+        assert last == shown.stdout.splitlines()[-lines or 1000 :]
+    (newest,) = map(json.loads, cli("logs", echo, "--json", "-n", "1").stdout.splitlines())
+    assert newest["type"] == "platform.report"
+
     records = [json.loads(line) for line in cli("logs", echo, "--json").stdout.splitlines()]
     assert sum(record["type"] == "platform.report" for record in records) == 3
     assert all("text" not in record for record in records)
