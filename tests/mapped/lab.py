@@ -7,6 +7,7 @@ Runs in the worker; the tests read what it returns. `b"A"` is in what was there 
 
 import ctypes
 import errno
+import importlib.util
 import os
 import signal
 import socket
@@ -116,7 +117,9 @@ with open("/tmp/mapped", "rb") as file:
     of_file = map_pages(3, flags=PRIVATE, fd=file.fileno())
 fill(of_file + PAGE, 1)
 
-with open(__file__, "rb") as file:  # No copy can write to it.
+# No copy can write to it, and it has two pages where these have 64 KiB.
+with open(importlib.util.find_spec("_pydecimal").origin, "rb") as file:
+    assert os.fstat(file.fileno()).st_size > 2 * PAGE
     of_code = map_pages(2, flags=PRIVATE, fd=file.fileno())
 fill(of_code + PAGE, 1)
 
