@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from snapruntime.values.service_errors import (
 _log = logging.getLogger("snapruntime.events")
 #: The pauses after which what could not be tried is tried again, seconds: from the first to the longest, doubled.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+#: After so long the queue is asked once more to take an outcome that it could not, seconds.
+_FULL_PAUSE_S = 1.0
 #: Events on their way at once: of one function, so that those of others do not wait for its slow ones; and of all. Each
 #: waits for its function's turn like a request, and takes one of its turns.
 _OF_ONE, _AT_ONCE = 16, 256
@@ -69,7 +72,7 @@ class Events:
         self._given_up = given_up
         self._changed = threading.Condition()
         self._trying: dict[int, str] = {}  # An event's id, and its function.
-        self._ending = False
+        self._ending = self._full = False
         self._writing = threading.Lock()
         self._pool = Threads(_AT_ONCE, "snapruntime-event")
         self._thread = threading.Thread(target=self._work, name="snapruntime-events", daemon=True)
@@ -135,14 +138,37 @@ class Events:
     def _try(self, event: QueuedEvent) -> None:
         try:
             self._deliver(event)
-        except ServiceError as error:  # The queue's own.
-            _log.error("%s %s", error.message, error.hint)
+        except ServiceError as error:  # The queue's own, at the end.
+            _log.error("The event %s will be tried once more: %s", event.request_id, error.message)
         except Exception:
             _log.exception("A mistake in snapruntime itself, at the event %s", event.request_id)
         finally:
             with self._changed:
                 self._trying.pop(event.id, None)
                 self._changed.notify_all()
+
+    def _note(self, outcome: Callable[[], None]) -> None:
+        """Have the queue take an outcome. Where the disk is full, that is waited for, else the event would be due again
+        at once: what it does would be done over and over.
+
+        Raises:
+            ServiceException: the queue could not take it before the end.
+        """
+        while True:
+            try:
+                outcome()
+            except ServiceError as error:
+                if not self._full:
+                    _log.error("What comes of events cannot be kept, which is tried again: %s", error.message)
+                self._full = True
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._ending, _FULL_PAUSE_S):
+                        raise
+            else:
+                if self._full:
+                    _log.warning("What comes of events is kept again.")
+                self._full = False
+                return
 
     def _deliver(self, event: QueuedEvent) -> None:
         try:
@@ -156,7 +182,7 @@ class Events:
             answer = self._invoke(event)
         except ResourceNotFoundException:
             _log.warning("The event %s was for %s, which is gone.", event.request_id, event.function)
-            self._queue.done(event)
+            self._note(partial(self._queue.done, event))
             return
         except (SnapStartException, SnapStartTimeoutException) as error:  # Of a hook: the function's own.
             payload = {"errorType": error.name, "errorMessage": error.message}
@@ -165,10 +191,10 @@ class Events:
         except ServiceError as error:
             _log.info("The event %s cannot be delivered now: %s", event.request_id, error.message)
             pause = min(_FIRST_PAUSE_S * 2**event.throttled, _LONGEST_PAUSE_S)
-            self._queue.postpone(event, time.time() + pause, failed=False)
+            self._note(partial(self._queue.postpone, event, time.time() + pause, failed=False))
             return
         if answer.function_error is None:
-            self._queue.done(event)
+            self._note(partial(self._queue.done, event))
             return
         context = {
             "statusCode": 200,
@@ -184,7 +210,8 @@ class Events:
             self._give_up(event, "RetriesExhausted", event.attempts + 1, response)
         else:
             pauses = self._limits.retry_s
-            self._queue.postpone(event, time.time() + pauses[min(event.attempts, len(pauses) - 1)], failed=True)
+            due = time.time() + pauses[min(event.attempts, len(pauses) - 1)]
+            self._note(partial(self._queue.postpone, event, due, failed=True))
 
     def _give_up(
         self, event: QueuedEvent, condition: str, attempts: int, response: dict[str, Any] | None = None
@@ -210,9 +237,9 @@ class Events:
                 fsync(path)
         except OSError as error:
             _log.error("The event %s cannot be written to %s and is kept: %s", event.request_id, path, error)
-            self._queue.postpone(event, time.time() + _LONGEST_PAUSE_S, failed=False)
+            self._note(partial(self._queue.postpone, event, time.time() + _LONGEST_PAUSE_S, failed=False))
             return
-        self._queue.done(event)
+        self._note(partial(self._queue.done, event))
         self._given_up(event.function)
 
 

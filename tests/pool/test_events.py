@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from support import wait_until
 
 from pool.conftest import OpenHost, Publish
+from snapruntime.mechanisms import linux
 from snapruntime.mechanisms.event_queue import EventQueue, QueuedEvent
 from snapruntime.values.answer import Answer, Limits
 from snapruntime.values.function import FunctionSettings
@@ -245,6 +248,85 @@ def test_one_process_delivers_and_others_add(lab: Lab) -> None:
     other.close()
     lab.done()
     assert len(lab.tried) == 1, "once that one has ended"
+
+
+class Full:
+    """A lab on a small disk, which becomes full while the first event is tried.
+
+    Attributes:
+        refused: released each time the disk does not take what came of an event.
+    """
+
+    def __init__(self, folder: Path, outcome: Answer) -> None:
+        self.lab, self.refused = Lab(folder), threading.Semaphore(0)
+        self._filler = folder / "filler"
+        self._outcome = outcome
+        self.lab.settings = FunctionSettings(maximum_retries=1)
+        self.lab.outcome = self._fill
+        self.lab.queue.done = partial(self._told, self.lab.queue.done)  # type: ignore[method-assign]
+        self.lab.queue.postpone = partial(self._told, self.lab.queue.postpone)  # type: ignore[method-assign]
+        self.lab.queue.add(event(payload=b'"%s"' % (b"x" * 40_000)), time.time())
+        self.lab.start()
+
+    def _fill(self, _: QueuedEvent) -> Answer:
+        if len(self.lab.tried) == 1:
+            with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        return self._outcome
+
+    def _told(self, change: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        try:
+            change(*arguments, **options)
+        except ServiceError:
+            self.refused.release()
+            raise
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+    def close(self) -> None:
+        self.lab.events.close()
+        self.lab.queue.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(events_module, "_FULL_PAUSE_S", 0.01)
+    linux.mount("tmpfs", str(tmp_path), "tmpfs", data="size=256k,mode=0700")
+    yield tmp_path
+    linux.umount(str(tmp_path))
+
+
+@pytest.mark.parametrize("outcome", [answer(), FAILED], ids=["done", "to be tried again"])
+def test_a_full_disk_has_no_event_tried_over_and_over(
+    small_disk: Path, caplog: pytest.LogCaptureFixture, outcome: Answer
+) -> None:
+    full = Full(small_disk, outcome)
+    for _ in range(5):
+        assert full.refused.acquire(timeout=10)
+    assert len(full.lab.tried) == 1
+    full.free()
+    full.lab.done()
+    full.close()
+    assert len(full.lab.tried) == (1 if outcome.function_error is None else 2)
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        "What comes of events cannot be kept",
+        "What comes of events is kept again.",
+    ]
+
+
+def test_what_a_full_disk_did_not_take_is_tried_after_the_next_start(small_disk: Path) -> None:
+    full = Full(small_disk, answer())
+    assert full.refused.acquire(timeout=10)
+    full.close()
+    full.free()
+    again = Lab(small_disk)
+    again.start()
+    again.done()
+    assert (len(full.lab.tried), len(again.tried)) == (1, 1)
+    again.events.close()
+    again.queue.close()
 
 
 def test_draining_leaves_the_rest_for_later(lab: Lab) -> None:
