@@ -134,6 +134,7 @@ FAILED = (502, b"Internal Server Error")
         ({"statusCode": 200, "headers": {"X-A": {}}}, *FAILED),
         ({"statusCode": 200, "headers": "text"}, *FAILED),
         ({"statusCode": 200, "cookies": 1}, *FAILED),
+        ({"statusCode": 200, "cookies": "a=b"}, *FAILED),
         ({"statusCode": 200, "body": "\ud800"}, *FAILED),
     ],
 )
@@ -168,9 +169,13 @@ def test_headers_and_cookies_of_an_answer() -> None:
     ("payload", "why"),
     [
         (b"\xff", "orders returned is not JSON"),
-        (b'{"statusCode": 99}', "the statusCode is 99"),
-        (b'{"statusCode": 200, "headers": {"X": null}}', "the value of a header"),
-        (b'{"statusCode": 200, "headers": {"a b": "c"}}', "the name of a header"),
+        (b'{"statusCode": 99}', "its statusCode is '99'"),
+        (b'{"statusCode": null}', "its statusCode is 'None'"),
+        (b'{"statusCode": 200, "headers": {"X": null}}', "the value of its header 'X'"),
+        (b'{"statusCode": 200, "headers": {"a b": "c"}}', "the name of its header 'a b'"),
+        (b'{"statusCode": 200, "headers": ["a"]}', "its headers are no object"),
+        (b'{"statusCode": 200, "cookies": "a=b"}', "its cookies are no list"),
+        (b'{"statusCode": 200, "body": "$", "isBase64Encoded": true}', "its body is no base64"),
     ],
 )
 def test_who_hosts_it_is_told_why(caplog: pytest.LogCaptureFixture, payload: bytes, why: str) -> None:

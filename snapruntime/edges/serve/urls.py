@@ -199,38 +199,54 @@ def reply_of(payload: bytes, name: str = "") -> Reply:
         return Reply(200, payload)
     try:
         return _structured(result)
-    # binascii.Error is a ValueError; infinity overflows.
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+    except ValueError as error:
         return _bad_gateway(f"What {name} returned is no HTTP answer: {error}")
 
 
 def _structured(result: dict[str, Any]) -> Reply:
-    """Raises AttributeError, TypeError, ValueError or OverflowError where it is no answer that HTTP has."""
-    status = int(result["statusCode"])
+    """Raises ValueError where it is no answer that HTTP has; the message says why."""
+    given, cookies = result.get("headers") or {}, result.get("cookies") or []
+    if not isinstance(given, dict):
+        raise ValueError("its headers are no object")
+    if not isinstance(cookies, list):
+        raise ValueError("its cookies are no list")
+    headers = [_header(name, value) for name, value in given.items() if name.lower() not in _NOT_THEIRS]
+    headers += [_header("Set-Cookie", cookie) for cookie in cookies]
+    return Reply(_status(result["statusCode"]), _content(result), headers=headers)
+
+
+def _status(given: object) -> int:
+    try:
+        status = 0 if isinstance(given, bool) else int(given)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):  # The latter is infinity's.
+        status = 0
     if not 200 <= status <= 599:
-        raise ValueError(f"the statusCode is {status}")
+        raise ValueError(f"its statusCode is {str(given)[:100]!r}")
+    return int(status)
+
+
+def _content(result: dict[str, Any]) -> bytes:
     body = result.get("body")
     if body is None:
-        content = b""
-    elif not isinstance(body, str):
-        content = json.dumps(body, separators=(",", ":")).encode()
-    elif result.get("isBase64Encoded"):
-        content = base64.b64decode(body, validate=True)
-    else:
-        content = body.encode()
-    headers = [(str(name), _value(value)) for name, value in (result.get("headers") or {}).items()]
-    headers += [("Set-Cookie", _value(cookie)) for cookie in result.get("cookies") or []]
-    if not all(HEADER_NAME.fullmatch(name) for name, _ in headers):
-        raise ValueError("the name of a header has other characters than HTTP lets it")
-    return Reply(status, content, headers=[(name, value) for name, value in headers if name.lower() not in _NOT_THEIRS])
+        return b""
+    if not isinstance(body, str):
+        return json.dumps(body, separators=(",", ":")).encode()
+    if not result.get("isBase64Encoded"):
+        return body.encode()
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise ValueError(f"its body is no base64, as isBase64Encoded says: {error}") from error
 
 
-def _value(value: object) -> str:
+def _header(name: str, value: object) -> tuple[str, str]:
+    if not HEADER_NAME.fullmatch(name):
+        raise ValueError(f"the name of its header {name[:100]!r} has other characters than HTTP lets it")
     text = json.dumps(value) if isinstance(value, bool | int | float) else value
     if not isinstance(text, str) or CONTROL.search(text):
         # A line end in it would begin a header of the caller's choice.
-        raise ValueError("the value of a header is no text of one line")
-    return text
+        raise ValueError(f"the value of its header {name[:100]!r} is no text of one line")
+    return name, text
 
 
 def _bad_gateway(why: str = "") -> Reply:
