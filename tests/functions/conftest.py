@@ -30,6 +30,7 @@ def emptied(home: Path) -> Iterator[Functions]:
             tables.connection.execute("DELETE FROM numbers")
 
 
+ARN = "arn:aws:lambda:us-east-1:123456789012:function"
 HANDLER = "def lambda_handler(event, context):\n    return [context.function_version, event]\n"
 
 
@@ -48,6 +49,11 @@ def zipped(files: dict[str, str | bytes], modes: dict[str, int] | None = None) -
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
     return content.getvalue()
+
+
+def code(number: int) -> bytes:
+    """Code that differs from that of other numbers."""
+    return zipped({"handler.py": f"{HANDLER}# {number}\n"})
 
 
 def configured(**fields: object) -> FunctionConfiguration:
@@ -78,3 +84,10 @@ def functions(shm: Path) -> Iterator[Functions]:
     with Functions(shm) as service:
         service.create("f", configured(), zipped({"handler.py": HANDLER}))
         yield service
+
+
+def publish_several(functions: Functions, count: int) -> None:
+    """Versions 1, 2, … of `f`."""
+    for number in range(count):
+        functions.update_code("f", code(number))
+        assert functions.publish("f").version == str(number + 1)

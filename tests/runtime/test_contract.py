@@ -7,7 +7,6 @@ Function.ResponseSizeTooLarge) and awslambdaric; tests/worker compares the latte
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +15,12 @@ import psutil
 import pytest
 from support import Write, wait_until
 
-from snapruntime import Function, FunctionError, Instance, Invocation, Runtime, SnapruntimeError, Snapshot, UsageError
+from snapruntime import Function, Instance, Invocation, Runtime, Snapshot, UsageError
 
 from .conftest import Start
 
 LIMIT = 6291556
+
 
 SOURCE = """
     import ctypes, json, os, signal, struct, subprocess, sys, threading, time
@@ -167,6 +167,7 @@ ENDS = {
     "raise Trouble('x' * (20 << 20))": ("Trouble", "xxxxx"),
     "raise Trouble('\\ud800')": ("Trouble", "\\ud800"),
 }
+
 
 #: What a function may do to the control channel, which it shares a process with.
 TAMPERED = {
@@ -413,175 +414,6 @@ def test_a_failing_sink_does_not_break_the_copy(start: Start, contract: Function
     with pytest.raises(BrokenPipeError):
         instance.invoke({"do": "print('x', flush=True); time.sleep(0.1)"}, sink=refuse)
     instance.close()
-
-
-def test_the_context(start: Start, write: Write) -> None:
-    function = write(
-        """
-        def handler(event, context):
-            client = context.client_context
-            return {
-                "name": context.function_name, "version": context.function_version,
-                "memory": context.memory_limit_in_mb,
-                "arn": context.invoked_function_arn, "id": context.aws_request_id,
-                "left": context.get_remaining_time_in_millis(),
-                "log": [context.log_group_name, context.log_stream_name],
-                "identity": context.identity.cognito_identity_id, "tenant": context.tenant_id,
-                "client": client and [client.custom, client.env, client.client.app_title,
-                                      client.client.installation_id],
-            }
-        """,
-        timeout_s=7,
-        memory_mb=1024,
-        name="handler.py",
-        environment={"AWS_REGION": "eu-west-3"},
-    )
-    instance = start(function)
-    seen = instance.invoke({}, request_id="the-id").result
-    left, (group, stream) = seen.pop("left"), seen.pop("log")
-    assert 5000 < left <= 7000
-    if instance.init_ms is None:
-        assert (group, stream) == (None, None), "a snapshot's copies cannot all have the stream of its init"
-    else:
-        assert group == "/aws/lambda/handler"
-        assert re.fullmatch(r"\d{4}/\d\d/\d\d/\[\$LATEST\][0-9a-f]{32}", stream)
-        assert start(function).invoke({}).result["log"] not in ([group, stream], [None, None]), "each has its own"
-    assert seen == {
-        "name": "handler",
-        "version": "$LATEST",
-        "memory": "1024",
-        "arn": "arn:aws:lambda:eu-west-3:123456789012:function:handler",
-        "id": "the-id",
-        "identity": None,
-        "tenant": None,
-        "client": None,
-    }
-    context = {"custom": {"a": 1}, "env": {"locale": "de"}, "client": {"app_title": "T", "installation_id": "I"}}
-    assert instance.invoke({}, client_context=context).result["client"] == [{"a": 1}, {"locale": "de"}, "T", "I"]
-
-
-def test_a_client_context_that_is_no_json_is_the_callers_fault(start: Start, contract: Function) -> None:
-    instance = start(contract)
-    with pytest.raises(UsageError):
-        instance.invoke({}, client_context={"a": object()})
-    assert instance.invoke(1).result == 1
-
-
-@pytest.mark.parametrize("size", [1 << 19, 3 << 20])
-def test_a_huge_client_context(start: Start, contract: Function, size: int) -> None:
-    instance = start(contract)
-    try:
-        answer = instance.invoke(1, client_context={"custom": "x" * size})
-    except UsageError:
-        return
-    assert answer.result == 1
-
-
-def test_the_environment(start: Start, write: Write) -> None:
-    function = write(
-        """
-        import os
-        at_init = dict(os.environ)
-
-        def handler(event, context):
-            return at_init, dict(os.environ)
-        """,
-        environment={"MINE": "ü =\n'", "EMPTY": ""},
-        memory_mb=256,
-    )
-    instance = start(function)
-    at_init, now = instance.invoke({}).result
-    kind = "on-demand" if instance.init_ms is not None else "snap-start"
-    for seen in (at_init, now):
-        assert seen["MINE"] == "ü =\n'"
-        assert seen["EMPTY"] == ""
-        assert seen["AWS_LAMBDA_INITIALIZATION_TYPE"] == kind
-        assert seen["AWS_LAMBDA_FUNCTION_NAME"] == "handler"
-        assert seen["AWS_LAMBDA_FUNCTION_VERSION"] == "$LATEST"
-        assert seen["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "256"
-        assert seen["LAMBDA_TASK_ROOT"] == function.task_root
-        assert seen["_HANDLER"] == "handler.handler"
-        assert seen["TZ"] == ":UTC"
-        assert "HOME" not in seen or seen["HOME"] != os.environ.get("HOME"), "the host's environment is not shown"
-        assert not {name for name in seen if name.startswith(("SNAPRUNTIME", "PYTHON", "VIRTUAL_ENV"))}
-
-
-INIT_ENDS = {
-    "raise ValueError('at init')": ("ValueError", "at init"),
-    "import no_such_module": ("Runtime.ImportModuleError", "Unable to import module 'handler': No module named"),
-    "def broken(:": ("Runtime.UserCodeSyntaxError", "Syntax error in module 'handler': invalid syntax"),
-    "pass": ("Runtime.HandlerNotFound", "Handler 'lambda_handler' missing on module 'handler', and so is 'handler'"),
-    "import os; os._exit(4)": ("Runtime.ExitError", "Runtime exited with error: exit status 4"),
-    "import sys; sys.exit(1)": ("Runtime.ExitError", "Runtime exited with error: exit status 1"),
-    "import ctypes; ctypes.string_at(0)": ("Runtime.ExitError", "signal: segmentation fault"),
-    "import os; os.write(3, b'garbage ' * 100)": ("Runtime.Unknown", "broke its control channel"),
-    'import os; h = b\'{"type":"ready"}\'; os.write(3, bytes([0,0,0,len(h),0,0,0,0]) + h)': (
-        "Runtime.Unknown",
-        "broke its control channel",
-    ),
-    'import os; h = b\'{"type":"init_error"}\'; os.write(3, bytes([0,0,0,len(h),0,0,0,0]) + h)': (
-        "Runtime.Unknown",
-        "broke its control channel",
-    ),
-}
-
-
-@pytest.mark.parametrize("source", INIT_ENDS)
-def test_ways_for_init_to_fail(start: Start, write: Write, source: str) -> None:
-    with pytest.raises(FunctionError) as caught:
-        start(write(source + "\n"))
-    error = caught.value
-    assert error.document["errorType"] == INIT_ENDS[source][0]
-    assert INIT_ENDS[source][1] in error.document["errorMessage"]
-    assert error.phase == "init"
-    assert error.code == error.document["errorType"]
-
-
-def test_a_lie_about_being_ready(start: Start, write: Write) -> None:
-    """A handler module that speaks for the worker gets a broken copy, not a broken supervisor."""
-    header = (
-        '{"type":"ready","wire":1,"python":"3","init_ms":0,"before_hooks_ms":0,"before_hooks":0,"threads":[5,{}],'
-        '"os_threads":"x"}'
-    )
-    function = write(
-        f"""
-        import os, struct, time
-        head = {header!r}.encode()
-        body = b'["/etc/passwd", 5, null, "relative", "/no/such"]'
-        os.write(3, struct.pack("!II", len(head), len(body)) + head + body)
-        time.sleep(0.1)
-
-        def handler(event, context):
-            return 1
-        """,
-        timeout_s=1,
-    )
-    try:
-        instance = start(function)
-        answer = instance.invoke({})
-    except SnapruntimeError:
-        return
-    assert answer.error is None or answer.error["errorType"].startswith(("Runtime.", "Sandbox."))
-
-
-@pytest.mark.parametrize(
-    "name", ["AWS_LAMBDA_FUNCTION_NAME", "AWS_EXECUTION_ENV", "_HANDLER", "", "A=B", "NUL\0", "\udcff"]
-)
-def test_names_that_cannot_be_variables(write: Write, name: str) -> None:
-    with pytest.raises(UsageError):
-        write("def handler(event, context): pass", environment={name: "x"})
-
-
-@pytest.mark.parametrize("megabytes", [-1, 0, 127, 10241])
-def test_memory_sizes_that_cannot_be(write: Write, megabytes: int) -> None:
-    with pytest.raises(UsageError, match="memory size"):
-        write("def handler(event, context): pass", memory_mb=megabytes)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, 901, float("nan"), float("inf")])
-def test_time_limits_that_cannot_be(write: Write, seconds: float) -> None:
-    with pytest.raises(UsageError, match="timeout"):
-        write("def handler(event, context): pass", timeout_s=seconds)
 
 
 def test_a_runtime_serves_on_after_all_this(runtime: Runtime, contract: Function) -> None:

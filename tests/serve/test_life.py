@@ -197,6 +197,8 @@ def _refused(server: Server) -> bool:
         socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
     except ConnectionError:
         return True
+    except TimeoutError:  # As many wait to be accepted as may; the server has not come to it.
+        pass
     return False
 
 

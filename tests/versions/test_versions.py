@@ -1,32 +1,23 @@
-"""Versions over real CRIU: their states, what they answer, when they are made anew, and what may not be removed."""
+"""Versions over real CRIU: their states, what they answer, and when they are made anew."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
 import platform
-import random
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from functions.conftest import HANDLER, configured, zipped
 from support import wait_until, write_files
 
-from functions.conftest import HANDLER, configured, emptied, zipped
 from snapruntime import Runtime
 from snapruntime.values.errors import HostError, SnapruntimeError, SnapshotError
-from snapruntime.values.function import TRANSITIONS, ApplyOn, FunctionVersion, OptimizationStatus, State
+from snapruntime.values.function import TRANSITIONS, ApplyOn, OptimizationStatus, State
 from snapruntime.values.service_errors import (
     InvalidZipFileException,
     ResourceConflictException,
@@ -34,12 +25,10 @@ from snapruntime.values.service_errors import (
     SnapStartNotReadyException,
     SnapStartRegenerationFailureException,
 )
-from snapruntime.workflows.collect import collect
 from snapruntime.workflows.functions import Functions
 from snapruntime.workflows.preparing import Preparing
-from snapruntime.workflows.versions import OpenVersion, Versions
-
-ROOT = Path(__file__).resolve().parents[2]
+from snapruntime.workflows.versions import Versions
+from versions.conftest import Publish, answer, snapshots
 
 #: Init reads a file that is the host's, as a library is.
 READS = """
@@ -53,51 +42,11 @@ def lambda_handler(event, context):
 
 
 @pytest.fixture
-def functions(criu_home: Path) -> Iterator[Functions]:
-    """The session's data folder, where the runtime looks for snapshots; without functions in the end."""
-    with emptied(criu_home) as service:
-        yield service
-
-
-@pytest.fixture
-def versions(functions: Functions, runtime: Runtime) -> Versions:
-    return Versions(functions, runtime)
-
-
-@pytest.fixture
 def library() -> Iterator[Path]:
     """A file of the host's. Not in /tmp, where a function's files are its own."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         write_files(Path(folder), {"library": "old"})
         yield Path(folder) / "library"
-
-
-Publish = Callable[..., FunctionVersion]
-
-
-@pytest.fixture
-def publish(functions: Functions, versions: Versions) -> Publish:
-    """`publish(SOURCE, **configuration)`: a new version of `f`, prepared."""
-
-    def call(source: str = HANDLER, **fields: Any) -> FunctionVersion:
-        content = zipped({"handler.py": source})
-        try:
-            functions.create("f", configured(**fields), content)
-        except ResourceConflictException:
-            functions.update_code("f", content)
-            functions.update_configuration("f", **fields)
-        return versions.prepare(functions.publish("f"))
-
-    return call
-
-
-def answer(opened: OpenVersion, event: Any = None) -> Any:
-    with opened.start() as instance:
-        return instance.invoke(event).result
-
-
-def snapshots(functions: Functions) -> set[str]:
-    return {path.name for path in functions.home.glob("snapshots/*/2*/")}
 
 
 def test_from_pending_to_active(functions: Functions, versions: Versions) -> None:
@@ -346,186 +295,3 @@ def test_what_the_host_lacks_says_nothing_about_a_version(
     assert functions.version("f", "1") == active
     pending = publish(timeout_s=9)
     assert (pending.state, pending.state_reason) == (State.FAILED, "Too many open files")
-
-
-# What is collected, and what is not.
-
-
-def collected(functions: Functions, **options: bool) -> set[str]:
-    return {Path(one.path).name for one in collect(functions, **options)}
-
-
-def test_gc_removes_nothing_that_a_copy_comes_from(publish: Publish, versions: Versions, functions: Functions) -> None:
-    version = publish("import os\nwith open(__file__) as file: text = file.read()\n" + HANDLER)
-    assert version.snapshot is not None
-    code = Path(version.code.folder)
-    with versions.open(version) as opened, opened.start() as copy:
-        functions.delete("f")
-        assert {version.snapshot, code.name}.isdisjoint(collected(functions))
-        assert copy.invoke(1).result == ["1", 1]
-        assert answer(opened, 2) == ["1", 2], "more copies can be had"
-        assert code.exists()
-    assert {version.snapshot, code.name} <= collected(functions, dry_run=True)
-    assert code.exists(), "a dry run removes nothing"
-    assert {version.snapshot, code.name} <= collected(functions)
-    assert not code.exists()
-    assert version.snapshot not in snapshots(functions)
-
-
-def test_gc_keeps_what_versions_are_answered_from(publish: Publish, versions: Versions, functions: Functions) -> None:
-    first, second = publish(), publish(timeout_s=9)
-    with versions.open(second, rebuild=True) as opened:
-        third = opened.version
-    assert second.snapshot is not None
-    assert {first.snapshot, third.snapshot, Path(first.code.folder).name}.isdisjoint(collected(functions, dry_run=True))
-    assert second.snapshot in collected(functions), "it has another now"
-    for version in (first, third):
-        with versions.open(version) as opened:
-            assert opened.version == version
-
-
-def test_gc_and_what_run_has_made(functions: Functions, runtime: Runtime, write: Callable[..., Any]) -> None:
-    """A handler's snapshot stays as long as the handler's folder does."""
-    function = write(HANDLER)
-    with runtime.snapshot(function) as snapshot:
-        pass
-    assert snapshot.id not in collected(functions)
-    shutil.rmtree(function.task_root)
-    assert snapshot.id in collected(functions)
-
-
-def test_gc_leaves_another_versions_snapshots(functions: Functions, publish: Publish) -> None:
-    version = publish()
-    manifest = next(functions.home.glob(f"snapshots/*/{version.snapshot}/manifest.json"))
-    head, _, body = manifest.read_bytes().partition(b"\n")
-    manifest.write_bytes(json.dumps(json.loads(head) | {"format": 999}).encode() + b"\n" + body)
-    assert version.snapshot not in collected(functions)
-    assert version.snapshot in collected(functions, other_versions=True)
-
-
-def test_gc_while_versions_are_published_and_opened(functions: Functions, versions: Versions, runtime: Runtime) -> None:
-    """Two collect without a pause; two publish, open, answer, delete. No snapshot goes that is being used."""
-    done = threading.Event()
-
-    def collecting() -> int:
-        with Functions(functions.home) as mine:
-            count = 0
-            while not done.is_set():
-                count += len(list(collect(mine)))
-            return count
-
-    def publishing(name: str) -> None:
-        with Functions(functions.home) as mine:
-            opener = Versions(mine, runtime)
-            for number in range(6):
-                mine.create(name, configured(), zipped({"handler.py": f"{HANDLER}# {number % 2}"}))
-                version = opener.prepare(mine.publish(name))
-                assert version.state is State.ACTIVE, version.state_reason
-                with opener.open(version) as opened:
-                    assert opened.version == version, "it was not made anew"
-                    mine.delete(name)
-                    assert answer(opened, number) == [version.version, number]
-
-    with ThreadPoolExecutor(4) as pool:
-        collectors = [pool.submit(collecting) for _ in range(2)]
-        try:
-            list(pool.map(publishing, ["one", "two"]))
-        finally:
-            done.set()
-        assert sum(collector.result() for collector in collectors) > 0
-
-
-# Several at once, and those that are killed.
-
-
-def test_two_prepare_the_same(functions: Functions, versions: Versions) -> None:
-    functions.create("f", configured(), zipped({"handler.py": HANDLER}))
-    pending = functions.publish("f")
-    made: list[str] = []
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: versions.prepare(pending, making=made.append), range(4)))
-    assert {result.snapshot for result in results} == {functions.version("f", "1").snapshot}
-    assert len(made) == 1
-
-
-#: Publishes a version and prepares it, and says when it begins.
-PUBLISHER = """
-import sys
-sys.path[:0] = sys.argv[1:3]
-from pathlib import Path
-from functions.conftest import configured, zipped
-from functions.test_versions import Functions, Runtime, Versions
-with Functions(Path(sys.argv[3])) as functions, Runtime(functions.home) as runtime:
-    functions.update("f", configured(description=sys.argv[4]), zipped({"handler.py": sys.argv[5]}))
-    version = functions.publish("f")
-    print(version.version, flush=True)
-    Versions(functions, runtime).prepare(version)
-    print("done", flush=True)
-"""
-
-
-def test_a_publisher_is_killed(functions: Functions, versions: Versions) -> None:
-    """At moments by chance: the version is Pending or Active then; who wants it next makes it, and it answers."""
-    functions.create("f", configured(), zipped({"handler.py": HANDLER}))
-    dice = random.Random(7)
-    abandoned = 0
-    for number in range(16):
-        arguments = [str(ROOT), str(ROOT / "tests"), str(functions.home), str(number), HANDLER]
-        with subprocess.Popen(
-            [sys.executable, "-c", PUBLISHER, *arguments], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            name = process.stdout.readline().strip()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.random() * 0.4)
-            process.kill()
-        version = functions.version("f", name)
-        if version.state is State.PENDING:
-            abandoned += 1
-            assert [one.version for one in versions.abandoned()] == [name]
-        else:
-            assert version.state is State.ACTIVE
-        with versions.open(version) as opened:
-            assert answer(opened) == [name, None]
-            assert opened.version.state is State.ACTIVE
-        assert versions.abandoned() == []
-    assert abandoned > 4
-    kept = {functions.version("f", str(number + 1)).snapshot for number in range(16)}
-    list(collect(functions))
-    assert kept <= snapshots(functions)
-    assert not list(functions.home.glob("snapshots/*/.new-*"))
-
-
-def test_one_who_lives_is_waited_for(functions: Functions, versions: Versions, criu_home: Path) -> None:
-    """Pending by another process that is alive: not ready; after its end by SIGKILL it is anybody's."""
-    program = (
-        "import sys; from pathlib import Path; from snapruntime.workflows.functions import Functions\n"
-        "functions = Functions(Path(sys.argv[1])); print(functions.publish('f').version, flush=True); sys.stdin.read()"
-    )
-    functions.create("f", configured(), zipped({"handler.py": HANDLER}))
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(criu_home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        version = functions.version("f", process.stdout.readline().strip())
-        with pytest.raises(SnapStartNotReadyException):
-            versions.open(version)
-        assert versions.abandoned() == []
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert versions.abandoned() == [version]
-    with versions.open(version) as opened:
-        assert answer(opened) == ["1", None]
-
-
-def test_leases_end_with_their_process(functions: Functions, publish: Publish, versions: Versions) -> None:
-    version = publish()
-    opened = versions.open(version)
-    functions.delete("f")
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)  # What it inherited is closed; the parent's lease stays.
-    os.waitpid(pid, 0)
-    assert version.snapshot not in collected(functions)
-    opened.close()
-    assert version.snapshot in collected(functions)
