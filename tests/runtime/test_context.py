@@ -58,16 +58,21 @@ def test_the_context(start: Start, write: Write) -> None:
     assert instance.invoke({}, client_context=context).result["client"] == [{"a": 1}, {"locale": "de"}, "T", "I"]
 
 
-def test_a_client_context_that_is_no_json_is_the_callers_fault(start: Start, contract: Function) -> None:
-    instance = start(contract)
+@pytest.fixture(scope="module")
+def echo(write: Write) -> Function:
+    return write("def handler(event, context): return event")
+
+
+def test_a_client_context_that_is_no_json_is_the_callers_fault(start: Start, echo: Function) -> None:
+    instance = start(echo)
     with pytest.raises(UsageError):
         instance.invoke({}, client_context={"a": object()})
     assert instance.invoke(1).result == 1
 
 
 @pytest.mark.parametrize("size", [1 << 19, 3 << 20])
-def test_a_huge_client_context(start: Start, contract: Function, size: int) -> None:
-    instance = start(contract)
+def test_a_huge_client_context(start: Start, echo: Function, size: int) -> None:
+    instance = start(echo)
     try:
         answer = instance.invoke(1, client_context={"custom": "x" * size})
     except UsageError:
