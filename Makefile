@@ -16,8 +16,8 @@ run: setup
 bench: setup
 	$(BIN)/snapruntime bench $(ARGS)
 
-# In three processes, which are kept apart: see tests/boxed. Two processors have time for them, since they often wait. (Plain
-# pytest does as well, and takes more than twice as long.)
+# In three processes, kept apart by tests/boxed: two processors have time for them, since they often wait. (Plain
+# pytest does as well, and takes about twice as long.)
 test: lint setup
 	.ci/servers
 	$(BIN)/pytest --dist loadfile --no-loadscope-reorder --tx '3*popen//python=tests/boxed'
